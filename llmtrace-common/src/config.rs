@@ -1,0 +1,69 @@
+//! Maps and globals that the agent fills and the kernel side reads.
+
+/// Why the kernel side lost something. Index into the `LOSSES` per-CPU array.
+pub mod loss {
+    /// The ring was full.
+    pub const RING_FULL: u32 = 0;
+    /// Payload could not be read from user memory.
+    pub const FAULT: u32 = 1;
+    /// Two threads shared a stash slot: the entry time was lost, no byte.
+    pub const STASH: u32 = 2;
+    /// More bytes or segments in one call than the limits allow.
+    pub const LIMIT: u32 = 3;
+    /// How many there are.
+    pub const COUNT: u32 = 4;
+    /// Names, as the `reason` label has them.
+    pub const NAMES: [&str; COUNT as usize] = ["ring_full", "fault", "stash", "limit"];
+}
+
+/// One slot of `LOSSES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    pub records: u64,
+    pub bytes: u64,
+}
+
+/// Value of the `TARGETS` map, by process id.
+pub mod target {
+    /// Trace every connection of the process.
+    pub const ALL: u32 = 1;
+    /// Trace only connections whose local port is in the `PORTS` map.
+    pub const PORTS: u32 = 2;
+    /// Never trace it (the agent itself).
+    pub const NEVER: u32 = 4;
+}
+
+/// Connection states in [`Socket::state`].
+pub mod state {
+    /// Pass everything on.
+    pub const PASS: u32 = 0;
+    /// Pass nothing on.
+    pub const SILENT: u32 = 1;
+}
+
+/// Value of the `SOCKETS` map, by socket address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Socket {
+    /// Inode number: with the address, the socket's identity.
+    pub inode: u64,
+    /// Bytes read so far, for sockets without sequence numbers.
+    pub read: u64,
+    /// Bytes written so far, likewise.
+    pub written: u64,
+    /// One of [`state`].
+    pub state: u32,
+    /// Whether an OPEN record got into the ring.
+    pub announced: u32,
+}
+
+/// A target cgroup, as in the `CGROUPS` array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    pub id: u64,
+    /// Depth below the root of the v2 hierarchy.
+    pub level: u32,
+    pub pad: u32,
+}

@@ -1,0 +1,145 @@
+//! What is known of an exchange when it is over.
+//!
+//! The definitions are the project's own (docs/metrics.md): TTFT is the time from the first byte
+//! of the request head delivered to the server process to the write that carries the last byte of
+//! the first token-bearing event.
+
+/// `CLOCK_MONOTONIC` nanoseconds.
+pub type Ns = u64;
+
+/// Which end of the connection the traced process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Server,
+    Client,
+}
+
+/// How far a response had come when its client left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    BeforeFirstToken,
+    MidStream,
+}
+
+/// How a request ended; exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    Success,
+    /// Status >= 400.
+    HttpError,
+    /// An error inside a 200.
+    StreamError,
+    /// FIN, RST or EPIPE from the client before the end.
+    ClientDisconnect(Phase),
+    /// The server closed before the end marker.
+    ServerDisconnect,
+    /// Idle past the limit.
+    Timeout,
+    /// Bytes were lost: counted, and kept out of every histogram.
+    Incomplete,
+}
+
+/// Where a token count comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenSource {
+    /// The server said so (`usage`, or `token_ids` per event).
+    Usage,
+    /// Token-bearing events were counted; a server may put several tokens into one.
+    Events,
+}
+
+/// Token counts of a request, as far as the wire tells them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt: Option<u64>,
+    pub output: Option<u64>,
+    /// Part of `prompt` that came from a cache.
+    pub cached: Option<u64>,
+    /// Part of `output` that was reasoning.
+    pub reasoning: Option<u64>,
+}
+
+/// Inter-token latencies of one exchange, already in buckets, so that a long stream costs no more
+/// memory than a short one and an incomplete one can be dropped whole.
+#[derive(Clone, Debug)]
+pub struct ItlHistogram {
+    /// Upper bounds in nanoseconds, ascending; shared with the metric.
+    pub bounds: std::sync::Arc<[Ns]>,
+    /// One more than `bounds`: the last is +Inf.
+    pub counts: Box<[u32]>,
+    pub sum: Ns,
+}
+
+/// What the caller decides about every exchange.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bounds of the inter-token latency histogram, nanoseconds.
+    pub itl_bounds: std::sync::Arc<[Ns]>,
+    /// Keep the time of every token-bearing event (tests and accuracy benchmarks).
+    pub token_times: bool,
+}
+
+/// An exchange that is over.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub role: Role,
+    /// Upper case, at most 16 bytes.
+    pub method: Box<str>,
+    /// Normalised route, such as `/v1/chat/completions`.
+    pub endpoint: &'static str,
+    /// The model as the response named it, else as the request did. At most 128 bytes.
+    pub model: Option<Box<str>>,
+    /// Whether the response was a stream.
+    pub stream: bool,
+    /// None if no response head came.
+    pub status: Option<u16>,
+    pub outcome: Outcome,
+    /// `stop`, `length`, ... as the server said it. At most 32 bytes. The first choice's.
+    pub finish_reason: Option<Box<str>>,
+    /// First byte of the request head.
+    pub start: Ns,
+    /// Last byte of the request.
+    pub request_end: Option<Ns>,
+    /// First byte of the final (not 1xx) response head.
+    pub first_byte: Option<Ns>,
+    /// Streams only: last byte of the first token-bearing event.
+    pub first_token: Option<Ns>,
+    /// Streams only: last byte of the last token-bearing event.
+    pub last_token: Option<Ns>,
+    /// Last byte of the response, or the time at which it was given up.
+    pub end: Ns,
+    /// Events of the stream of any kind (SSE events with data; comments do not count).
+    pub events: u64,
+    /// Token-bearing events among them.
+    pub token_events: u64,
+    /// Tokens in the first token-bearing event.
+    pub first_tokens: u32,
+    /// The server's own counts.
+    pub usage: Usage,
+    /// Largest gap between two token-bearing events of a stream.
+    pub max_stall: Option<Ns>,
+    /// Inter-token latencies: a gap of `g` nanoseconds before an event of `k` tokens is `k`
+    /// observations of `g / k`. Gaps are per choice. Boxed: most exchanges have none.
+    pub itl: Option<Box<ItlHistogram>>,
+    /// Where `k` came from: per-event usage or `token_ids`, else `k = 1` and `Events`.
+    pub itl_source: TokenSource,
+    /// Time of each token-bearing event, if asked for.
+    pub token_times: Option<Vec<Ns>>,
+    /// Bytes of the response body after transfer decoding.
+    pub response_bytes: u64,
+    /// `User-Agent`, at most 64 bytes.
+    pub user_agent: Option<Box<str>>,
+}
+
+impl Finished {
+    /// Output tokens and where the count comes from: the server's word if it gave one.
+    pub fn output_tokens(&self) -> Option<(u64, TokenSource)> {
+        match self.usage.output {
+            Some(n) => Some((n, TokenSource::Usage)),
+            None if self.stream && self.token_events > 0 => {
+                Some((self.token_events, TokenSource::Events))
+            }
+            None => None,
+        }
+    }
+}
