@@ -1,0 +1,76 @@
+//! Compiles the kernel programs (llmtrace-ebpf) with their own toolchain and puts the object at
+//! `$OUT_DIR/llmtrace.bpf.o`, from where `probe::object` embeds it.
+
+#[path = "../xtask/src/toolchain.rs"]
+mod toolchain;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+fn main() {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
+    let root = manifest.parent().expect("the crate is a folder of the workspace");
+
+    for path in [
+        "llmtrace-ebpf/src",
+        "llmtrace-ebpf/Cargo.toml",
+        "llmtrace-common/src",
+        "llmtrace-common/Cargo.toml",
+        "xtask/src/toolchain.rs",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
+        println!("cargo::rerun-if-changed={}", root.join(path).display());
+    }
+
+    let toolchain = match toolchain::find(root) {
+        Ok(toolchain) => toolchain,
+        Err(missing) => {
+            // Cargo prints this line and stops: no panic, no backtrace, nothing else to read.
+            println!("cargo::error={missing}");
+            return;
+        }
+    };
+    println!("cargo::rerun-if-changed={}", toolchain.linker.display());
+
+    // A target folder of its own: the outer cargo holds the lock of the usual one.
+    let target_dir = out.join("kernel");
+    let mut cargo = toolchain.cargo(root, "build", &target_dir, &arch);
+    cargo.args(["--quiet", "--bin", "llmtrace-ebpf"]);
+    compile(&mut cargo);
+
+    let built = target_dir.join(toolchain::TARGET).join("release/llmtrace-ebpf");
+    copy(&built, &out.join("llmtrace.bpf.o"));
+}
+
+/// Runs the inner cargo; its warnings become warnings of this build, its errors go to the terminal.
+fn compile(cargo: &mut Command) {
+    let output = match cargo.output() {
+        Ok(output) => output,
+        Err(error) => {
+            println!("cargo::error=cannot start {}: {error}", cargo.get_program().display());
+            exit(1);
+        }
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        for line in said.lines().filter(|line| !line.is_empty()) {
+            println!("cargo::warning={line}");
+        }
+    } else {
+        eprintln!("{said}");
+        eprintln!("The kernel programs (llmtrace-ebpf) did not build; the command was: {cargo:?}");
+        exit(1);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if let Err(error) = fs::copy(from, to) {
+        println!("cargo::error=cannot copy {} to {}: {error}", from.display(), to.display());
+        exit(1);
+    }
+}

@@ -1,0 +1,25 @@
+//! `cargo xtask build`: the kernel object and the workspace.
+
+use anyhow::Result;
+
+use crate::{setup, sh};
+
+/// Builds the kernel object and the workspace, after `setup`.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  cargo xtask build --release")]
+pub struct Args {
+    /// With optimisations: what one runs and measures
+    #[arg(long)]
+    pub release: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    setup::kernel_toolchain()?;
+    // llmtrace/build.rs compiles the kernel object, so the workspace build is all there is to do.
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--workspace", "--exclude", "llmtrace-ebpf"]);
+    if args.release {
+        cargo.arg("--release");
+    }
+    sh::run(&mut cargo)
+}

@@ -1,0 +1,61 @@
+//! The project's own commands. CI, the README and CONTRIBUTING name only these.
+
+mod apt;
+mod bench;
+mod build;
+mod ci;
+mod demo;
+mod fixtures;
+mod flow;
+mod lint;
+mod setup;
+mod sh;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and runs llmtrace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Setup(setup::Args),
+    Build(build::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Lint(lint::Args),
+    Bench(bench::Args),
+    Ci(ci::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Build(args) => build::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint(args) => lint::run(&args),
+        Verb::Bench(args) => bench::run(&args),
+        Verb::Ci(args) => ci::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // What ran has said why on its own; a second message would only bury it.
+        Err(error) if error.is::<sh::Exit>() => {
+            let sh::Exit(code) = error.downcast_ref().copied().unwrap_or(sh::Exit(1));
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
