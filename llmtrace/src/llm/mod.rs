@@ -4,10 +4,13 @@
 //! Architecture Invariant: knows HTTP messages, times and bytes; knows nothing of connections,
 //! records, sockets or metrics.
 
+#![forbid(unsafe_code)]
+
 pub mod dialect;
 pub mod exchange;
 pub mod json;
 pub mod outcome;
+mod track;
 
 pub use exchange::Exchange;
-pub use outcome::{Finished, Outcome, Phase, Role, TokenSource, Usage};
+pub use outcome::{Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};

@@ -7,6 +7,17 @@
 /// `CLOCK_MONOTONIC` nanoseconds.
 pub type Ns = u64;
 
+/// Longest model name that is kept, in bytes.
+pub const MAX_MODEL: usize = 128;
+/// Longest finish reason that is kept, in bytes.
+pub const MAX_FINISH_REASON: usize = 32;
+/// Longest user agent that is kept, in bytes.
+pub const MAX_USER_AGENT: usize = 64;
+/// Most choices of one request whose inter-token gaps are told apart, the first not counted.
+pub const MAX_CHOICES: usize = 127;
+/// Most token times that are kept of a stream, if they are asked for.
+pub const MAX_TOKEN_TIMES: usize = 1 << 20;
+
 /// Which end of the connection the traced process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {

@@ -1,0 +1,48 @@
+//! HTTP messages from ordered bytes, and server-sent events from their bodies.
+//!
+//! Parsing never fails outright: what cannot be understood is reported once, and the parser then
+//! ignores its direction until it is told where a message begins again.
+//!
+//! Architecture Invariant: knows bytes only; knows nothing of sockets, connections, time or LLMs.
+//! Architecture Invariant: no buffer here grows past a named constant, whatever the wire claims.
+
+#![forbid(unsafe_code)]
+
+mod buf;
+pub mod chunked;
+pub mod h1;
+pub mod head;
+pub mod sniff;
+pub mod sse;
+
+pub use h1::{Asked, Event, RequestEvent, RequestParser, ResponseEvent, ResponseParser};
+pub use head::{Framing, RequestHead, ResponseHead};
+pub use sniff::{Sniff, looks_like_request, looks_like_response};
+
+/// Longest message head that is accepted, in bytes.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// Most header fields in a head.
+pub const MAX_HEADERS: usize = 128;
+/// Longest chunk-size line, and longest trailer section, in bytes.
+pub const MAX_CHUNK_LINE: usize = 16 * 1024;
+/// Most requests of one connection that may wait for their response.
+pub const MAX_PIPELINE: usize = 64;
+/// Longest server-sent event that is kept whole, in bytes.
+pub const MAX_EVENT: usize = 256 * 1024;
+/// Longest event name that is kept, in bytes.
+pub const MAX_EVENT_NAME: usize = 64;
+
+/// Why a direction could not be followed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum H1Error {
+    #[error("not an HTTP/1 message head")]
+    BadHead,
+    #[error("message head too long")]
+    HeadTooLong,
+    #[error("contradictory or unusable body length")]
+    BadLength,
+    #[error("malformed chunk")]
+    BadChunk,
+    #[error("chunk line or trailers too long")]
+    ChunkLineTooLong,
+}

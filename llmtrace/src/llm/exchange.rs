@@ -1,0 +1,360 @@
+//! One request and its response, as a state machine that is told what happened and when.
+//!
+//! The caller reports what the HTTP parsers say, in order of time, and asks for the result once
+//! the exchange is over or given up.
+
+use super::dialect::{self, Asked, Decoder, Request, Route, Said, Whole};
+use super::json::clip;
+use super::outcome::{
+    Finished, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage,
+};
+use super::track::{Seen, Stream};
+use crate::http::head::Framing;
+use crate::http::{RequestHead, ResponseHead, sse};
+
+/// An exchange that is not over. One that is no call of an LLM holds almost nothing and ignores
+/// everything.
+#[derive(Debug)]
+pub struct Exchange {
+    role: Role,
+    start: Ns,
+    lost: bool,
+    live: Option<Box<Live>>,
+}
+
+#[derive(Debug)]
+struct Live {
+    route: Route,
+    method: Box<str>,
+    user_agent: Option<Box<str>>,
+    /// While the request's body comes.
+    request: Option<Box<Request>>,
+    asked: Asked,
+    request_end: Option<Ns>,
+    first_byte: Option<Ns>,
+    last_byte: Option<Ns>,
+    status: Option<u16>,
+    /// The response lasts until the connection closes: its end proves nothing.
+    until_close: bool,
+    is_stream: bool,
+    body: Body,
+    response_bytes: u64,
+    stream: Stream,
+    /// The response came to the end of its framing.
+    end: Option<Ns>,
+    /// The first thing that cut the exchange short.
+    cut: Option<(Ns, Cut)>,
+}
+
+/// What is being read of a response.
+#[derive(Debug)]
+enum Body {
+    /// Nothing: no response yet, or one that cannot be read.
+    None,
+    Sse(Box<Events>),
+    Whole(Box<Whole>),
+}
+
+#[derive(Debug)]
+struct Events {
+    sse: sse::Decoder,
+    decoder: Decoder,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Client(Phase),
+    Server,
+    Idle,
+}
+
+impl Exchange {
+    /// `t0` is when the first byte of the request's head came.
+    pub fn start(settings: &Settings, role: Role, t0: Ns, head: &RequestHead<'_>) -> Self {
+        let live = dialect::classify(head).map(|route| {
+            Box::new(Live {
+                route,
+                method: clip(head.method, 16).into(),
+                user_agent: head.user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
+                request: head
+                    .content_encoding
+                    .is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
+                    .then(|| Box::new(Request::new(route.dialect))),
+                asked: Asked::default(),
+                request_end: None,
+                first_byte: None,
+                last_byte: None,
+                status: None,
+                until_close: false,
+                is_stream: false,
+                body: Body::None,
+                response_bytes: 0,
+                stream: Stream::new(settings),
+                end: None,
+                cut: None,
+            })
+        });
+        Self { role, start: t0, lost: false, live }
+    }
+
+    /// Whether this is a call of an LLM; nothing else is worth telling it.
+    #[inline]
+    pub fn is_llm(&self) -> bool {
+        self.live.is_some()
+    }
+
+    pub fn started(&self) -> Ns {
+        self.start
+    }
+
+    /// What the request asked for, as far as it has come.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.live.as_ref().map(|live| &live.asked)
+    }
+
+    pub fn endpoint(&self) -> &'static str {
+        self.live.as_ref().map_or("", |live| live.route.endpoint)
+    }
+
+    pub fn request_body(&mut self, bytes: &[u8]) {
+        if let Some(live) = &mut self.live
+            && let Some(request) = &mut live.request
+        {
+            request.push(bytes, &mut live.asked);
+        }
+    }
+
+    /// The last byte of the request came.
+    pub fn request_end(&mut self, t: Ns) {
+        if let Some(live) = &mut self.live {
+            live.request = None;
+            live.request_end = Some(t);
+        }
+    }
+
+    /// The response's head (not a 1xx one); `t` is when its first byte came.
+    pub fn response_head(&mut self, t: Ns, head: &ResponseHead<'_>) {
+        let Some(live) = &mut self.live else { return };
+        live.first_byte = Some(t);
+        live.last_byte = Some(t);
+        live.status = Some(head.status);
+        live.until_close = head.framing == Framing::UntilClose;
+        live.is_stream = head.is_type("text/event-stream");
+        live.body = match () {
+            () if head.is_encoded() || head.framing == Framing::Tunnel => Body::None,
+            () if live.is_stream => Body::Sse(Box::new(Events {
+                sse: sse::Decoder::new(),
+                decoder: Decoder::new(live.route.dialect),
+            })),
+            () => Body::Whole(Box::new(Whole::new(live.route.dialect))),
+        };
+    }
+
+    #[inline]
+    pub fn response_body(&mut self, t: Ns, bytes: &[u8]) {
+        let Some(live) = &mut self.live else { return };
+        live.response_bytes += bytes.len() as u64;
+        live.last_byte = Some(t);
+        match &mut live.body {
+            Body::Sse(events) => {
+                let Events { sse, decoder } = &mut **events;
+                let stream = &mut live.stream;
+                sse.push(bytes, |event| on_event(t, &event, decoder, stream));
+            }
+            Body::Whole(whole) => whole.push(bytes),
+            Body::None => {}
+        }
+    }
+
+    /// The response is complete as far as HTTP can tell; `t` is when its last byte came.
+    pub fn response_end(&mut self, t: Ns) {
+        let Some(live) = &mut self.live else { return };
+        live.end = Some(t);
+        if let Body::Sse(events) = &mut live.body {
+            let Events { sse, decoder } = &mut **events;
+            let stream = &mut live.stream;
+            sse.finish(|event| on_event(t, &event, decoder, stream));
+        }
+    }
+
+    /// Bytes of the request or of the response are missing.
+    pub fn lost(&mut self) {
+        self.lost = true;
+        if let Some(live) = &mut self.live {
+            live.body = Body::None;
+            live.request = None;
+        }
+    }
+
+    /// The client closed its side, or broke the connection off.
+    pub fn client_left(&mut self, t: Ns) {
+        self.cut(t, |live| {
+            Cut::Client(match live.stream.first_token {
+                None => Phase::BeforeFirstToken,
+                Some(_) => Phase::MidStream,
+            })
+        });
+    }
+
+    /// The server closed its side, or broke the connection off.
+    pub fn server_left(&mut self, t: Ns) {
+        self.cut(t, |_| Cut::Server);
+    }
+
+    /// Nothing happened for too long.
+    pub fn timed_out(&mut self, t: Ns) {
+        self.cut(t, |_| Cut::Idle);
+    }
+
+    /// A client that only closes its own side may still get its answer; so a cut decides nothing
+    /// before the end.
+    fn cut(&mut self, t: Ns, what: impl FnOnce(&Live) -> Cut) {
+        if let Some(live) = &mut self.live
+            && live.end.is_none()
+            && live.cut.is_none()
+        {
+            live.cut = Some((t, what(live)));
+        }
+    }
+
+    /// Whether the response is complete as far as HTTP can tell.
+    pub fn is_over(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.end.is_some())
+    }
+
+    /// Bytes of memory held.
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.live.as_ref().map_or(0, |live| live.size())
+    }
+
+    pub fn finish(self) -> Finished {
+        match self.live {
+            Some(live) => live.finish(self.role, self.start, self.lost),
+            None => nothing(self.role, self.start),
+        }
+    }
+}
+
+#[inline]
+fn on_event(t: Ns, event: &sse::Event<'_>, decoder: &mut Decoder, stream: &mut Stream) {
+    let mut seen = Seen::default();
+    let facts = decoder.event(event.name, event.data, |choice| stream.choice(&mut seen, &choice));
+    stream.event(t, &seen, &facts);
+}
+
+impl Live {
+    fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: bool) -> Finished {
+        let said = match std::mem::replace(&mut self.body, Body::None) {
+            Body::Whole(whole) => Some(whole.said()),
+            Body::Sse(_) | Body::None => None,
+        };
+        let outcome = if lost { Outcome::Incomplete } else { self.outcome(said.as_ref()) };
+        // Without a response there is only what the request asked for.
+        let stream = if self.status.is_some() { self.is_stream } else { self.asked.stream };
+        let end = match (self.end, self.cut) {
+            (Some(end), _) => end,
+            (None, Some(_)) if self.stream.done => self.last_byte.unwrap_or(start),
+            (None, Some((t, _))) => t,
+            (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
+        };
+        let said = said.unwrap_or_default();
+        Finished {
+            role,
+            method: self.method,
+            endpoint: self.route.endpoint,
+            model: self.stream.model.take().or(said.model).or(self.asked.model),
+            stream,
+            status: self.status,
+            outcome,
+            finish_reason: self.stream.take_finish_reason().or(said.finish),
+            start,
+            request_end: self.request_end,
+            first_byte: self.first_byte,
+            first_token: self.stream.first_token,
+            last_token: self.stream.last_token,
+            end,
+            events: self.stream.events,
+            token_events: self.stream.token_events,
+            first_tokens: self.stream.first_tokens,
+            usage: if self.is_stream { self.stream.total_usage() } else { said.usage },
+            max_stall: self.stream.max_stall,
+            itl_source: self.stream.itl_source(),
+            itl: self.stream.itl,
+            token_times: self.stream.token_times,
+            response_bytes: self.response_bytes,
+            user_agent: self.user_agent,
+        }
+    }
+
+    fn outcome(&self, said: Option<&Said>) -> Outcome {
+        if self.status.is_some_and(|status| status >= 400) {
+            return Outcome::HttpError;
+        }
+        if self.stream.error || said.is_some_and(|said| said.error) {
+            return Outcome::StreamError;
+        }
+        if self.stream.done || self.ended_properly(said) {
+            return Outcome::Success;
+        }
+        match self.cut {
+            Some((_, Cut::Client(phase))) => Outcome::ClientDisconnect(phase),
+            Some((_, Cut::Server)) => Outcome::ServerDisconnect,
+            Some((_, Cut::Idle)) => Outcome::Timeout,
+            None if self.end.is_some() => Outcome::ServerDisconnect,
+            None => Outcome::Incomplete,
+        }
+    }
+
+    fn ended_properly(&self, said: Option<&Said>) -> bool {
+        if self.end.is_none() {
+            return false;
+        }
+        // A body that lasts until the close looks the same when it is cut short.
+        !self.until_close
+            || match said {
+                Some(said) => said.complete,
+                None if self.is_stream => self.stream.has_finished(),
+                None => self.cut.is_none(),
+            }
+    }
+
+    fn size(&self) -> usize {
+        let body = match &self.body {
+            Body::None => 0,
+            Body::Sse(events) => size_of::<Events>() + events.sse.buffered(),
+            Body::Whole(_) => size_of::<Whole>(),
+        };
+        let request = if self.request.is_some() { size_of::<Request>() } else { 0 };
+        size_of::<Self>() + body + request + self.stream.heap()
+    }
+}
+
+/// What is known of an exchange that is no call of an LLM.
+fn nothing(role: Role, start: Ns) -> Finished {
+    Finished {
+        role,
+        method: "".into(),
+        endpoint: "",
+        model: None,
+        stream: false,
+        status: None,
+        outcome: Outcome::Incomplete,
+        finish_reason: None,
+        start,
+        request_end: None,
+        first_byte: None,
+        first_token: None,
+        last_token: None,
+        end: start,
+        events: 0,
+        token_events: 0,
+        first_tokens: 0,
+        usage: Usage::default(),
+        max_stall: None,
+        itl: None,
+        itl_source: TokenSource::Events,
+        token_times: None,
+        response_bytes: 0,
+        user_agent: None,
+    }
+}

@@ -1,0 +1,332 @@
+//! The tokens of one stream and their times.
+
+use std::sync::Arc;
+
+use super::dialect::{Choice, Facts};
+use super::json::unescape;
+use super::outcome::{
+    ItlHistogram, MAX_CHOICES, MAX_FINISH_REASON, MAX_MODEL, MAX_TOKEN_TIMES, Ns, Settings,
+    TokenSource, Usage,
+};
+
+/// One choice of a stream.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    index: u32,
+    /// The event at hand bears tokens of this choice.
+    touched: bool,
+    /// Some event bore tokens of this choice, the last one that counted at `last`.
+    seen: bool,
+    last: Ns,
+    /// Every token-bearing event told its count; the counts since the last one that was used.
+    counted: bool,
+    count: u64,
+    /// Every token-bearing event had a cumulative count; the newest, and the last that was used.
+    cumulates: bool,
+    total: Option<u64>,
+    used: u64,
+}
+
+impl Slot {
+    fn new(index: u32) -> Self {
+        Self { index, counted: true, cumulates: true, ..Self::default() }
+    }
+
+    /// Tokens since the last call, if they are known.
+    #[inline]
+    fn take(&mut self) -> Option<u64> {
+        if self.counted {
+            return Some(std::mem::take(&mut self.count));
+        }
+        let total = self.total.filter(|_| self.cumulates)?;
+        let new = total.saturating_sub(self.used);
+        self.used = total;
+        Some(new)
+    }
+}
+
+/// What is known of a stream so far.
+#[derive(Debug)]
+pub struct Stream {
+    pub events: u64,
+    pub token_events: u64,
+    pub first_token: Option<Ns>,
+    pub last_token: Option<Ns>,
+    pub first_tokens: u32,
+    pub max_stall: Option<Ns>,
+    pub error: bool,
+    pub done: bool,
+    pub model: Option<Box<str>>,
+    pub itl: Option<Box<ItlHistogram>>,
+    pub token_times: Option<Vec<Ns>>,
+    finish: Option<(u32, Box<str>)>,
+    usage: Usage,
+    fallback: Usage,
+    /// The last counts were those of all choices together.
+    usage_of_all: bool,
+    /// The number of tokens of every token-bearing event was known.
+    exact: bool,
+    /// Sum of the counts that events told themselves.
+    counted: u64,
+    first: Slot,
+    more: Vec<Slot>,
+    bounds: Arc<[Ns]>,
+    bucket: usize,
+}
+
+impl Stream {
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            events: 0,
+            token_events: 0,
+            first_token: None,
+            last_token: None,
+            first_tokens: 0,
+            max_stall: None,
+            error: false,
+            done: false,
+            model: None,
+            itl: None,
+            token_times: settings.token_times.then(Vec::new),
+            finish: None,
+            usage: Usage::default(),
+            fallback: Usage::default(),
+            usage_of_all: false,
+            exact: true,
+            counted: 0,
+            first: Slot::new(0),
+            more: Vec::new(),
+            bounds: Arc::clone(&settings.itl_bounds),
+            bucket: 0,
+        }
+    }
+
+    /// One choice of the event at hand.
+    #[inline]
+    pub fn choice(&mut self, seen: &mut Seen, choice: &Choice<'_>) {
+        seen.choices += 1;
+        seen.index = choice.index;
+        if let Some(reason) = choice.finish {
+            self.finish(choice.index, reason);
+        }
+        self.counted = self.counted.saturating_add(u64::from(choice.count.unwrap_or(0)));
+        let Some(slot) = self.slot(choice.index) else {
+            seen.tokens |= choice.tokens;
+            seen.untracked |= choice.tokens;
+            return;
+        };
+        if let Some(n) = choice.count {
+            slot.count += u64::from(n);
+        } else if choice.tokens {
+            slot.counted = false;
+        }
+        if choice.tokens {
+            slot.touched = true;
+            seen.tokens = true;
+        }
+    }
+
+    /// The end of the event at hand.
+    #[inline]
+    pub fn event(&mut self, t: Ns, seen: &Seen, facts: &Facts<'_>) {
+        self.events += 1;
+        self.error |= facts.error;
+        self.done |= facts.done;
+        if let Some(model) = facts.model
+            && self.model.is_none()
+        {
+            self.model = Some(unescape(model, MAX_MODEL));
+        }
+        if let Some(fallback) = facts.fallback {
+            overwrite(&mut self.fallback, fallback);
+        }
+        if let Some(usage) = facts.usage {
+            self.usage(seen, usage);
+        }
+        if seen.tokens {
+            self.tokens(t, seen, facts.usage.is_some_and(|u| u.output.is_some()));
+        }
+    }
+
+    #[inline]
+    fn tokens(&mut self, t: Ns, seen: &Seen, has_total: bool) {
+        let mut k = 0;
+        if self.first.touched {
+            k += self.slot_tokens(t, None, has_total);
+        }
+        if !self.more.is_empty() {
+            for i in 0..self.more.len() {
+                if self.more[i].touched {
+                    k += self.slot_tokens(t, Some(i), has_total);
+                }
+            }
+        }
+        self.exact &= !seen.untracked;
+        self.token_events += 1;
+        match self.last_token {
+            Some(last) => {
+                let gap = t.saturating_sub(last);
+                self.max_stall = Some(self.max_stall.map_or(gap, |max| max.max(gap)));
+            }
+            None => {
+                self.first_token = Some(t);
+                self.first_tokens = u32::try_from(k.max(1)).unwrap_or(u32::MAX);
+            }
+        }
+        self.last_token = Some(t);
+        if let Some(times) = &mut self.token_times
+            && times.len() < MAX_TOKEN_TIMES
+        {
+            times.push(t);
+        }
+    }
+
+    /// The tokens that the event at hand has of one choice.
+    #[inline]
+    fn slot_tokens(&mut self, t: Ns, more: Option<usize>, has_total: bool) -> u64 {
+        let slot = match more {
+            None => &mut self.first,
+            Some(i) => &mut self.more[i],
+        };
+        slot.touched = false;
+        slot.cumulates &= has_total;
+        let known = slot.take();
+        self.exact &= known.is_some();
+        let k = known.unwrap_or(1);
+        // An event without a new token does not end a gap.
+        if k == 0 && slot.seen {
+            return 0;
+        }
+        let gap = slot.seen.then(|| t.saturating_sub(slot.last));
+        slot.seen = true;
+        slot.last = t;
+        if let Some(gap) = gap {
+            self.observe(gap, k);
+        }
+        k
+    }
+
+    /// A gap before `k` tokens is `k` observations of `gap / k`.
+    #[inline]
+    fn observe(&mut self, gap: Ns, k: u64) {
+        let each = gap / k;
+        let bounds = &self.bounds;
+        let i = self.bucket;
+        // Most gaps fall where the last one did.
+        let same = bounds.get(i).is_none_or(|&bound| each <= bound)
+            && (i == 0 || bounds.get(i - 1).is_some_and(|&bound| each > bound));
+        if !same {
+            self.bucket = bounds.partition_point(|&bound| bound < each);
+        }
+        let itl = self.itl.get_or_insert_with(|| {
+            Box::new(ItlHistogram {
+                bounds: Arc::clone(bounds),
+                counts: vec![0; bounds.len() + 1].into(),
+                sum: 0,
+            })
+        });
+        let count = &mut itl.counts[self.bucket];
+        *count = count.saturating_add(u32::try_from(k).unwrap_or(u32::MAX));
+        itl.sum = itl.sum.saturating_add(gap);
+    }
+
+    fn usage(&mut self, seen: &Seen, usage: Usage) {
+        overwrite(&mut self.usage, usage);
+        self.usage_of_all = seen.choices != 1;
+        if seen.choices == 1
+            && usage.output.is_some()
+            && let Some(slot) = self.slot(seen.index)
+        {
+            slot.total = usage.output;
+        }
+    }
+
+    /// None: too many choices to follow this one.
+    #[inline]
+    fn slot(&mut self, index: u32) -> Option<&mut Slot> {
+        if index == 0 {
+            return Some(&mut self.first);
+        }
+        self.other_slot(index)
+    }
+
+    fn other_slot(&mut self, index: u32) -> Option<&mut Slot> {
+        let at = match self.more.iter().position(|slot| slot.index == index) {
+            Some(at) => at,
+            None if self.more.len() < MAX_CHOICES => {
+                self.more.push(Slot::new(index));
+                self.more.len() - 1
+            }
+            None => return None,
+        };
+        self.more.get_mut(at)
+    }
+
+    fn finish(&mut self, index: u32, reason: &[u8]) {
+        if self.finish.as_ref().is_none_or(|(first, _)| index < *first) {
+            self.finish = Some((index, unescape(reason, MAX_FINISH_REASON)));
+        }
+    }
+
+    pub fn has_finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    pub fn take_finish_reason(&mut self) -> Option<Box<str>> {
+        self.finish.take().map(|(_, reason)| reason)
+    }
+
+    /// The server's counts.
+    pub fn total_usage(&self) -> Usage {
+        let mut usage = self.usage;
+        if !self.usage_of_all {
+            // The last count was of one choice; it stands for all if only one has any.
+            let totals = std::iter::once(&self.first).chain(&self.more).filter_map(|s| s.total);
+            usage.output = totals.reduce(u64::saturating_add).or(usage.output);
+        }
+        if usage.output.is_none() && self.counted > 0 && self.all_counted() {
+            usage.output = Some(self.counted);
+        }
+        Usage {
+            prompt: usage.prompt.or(self.fallback.prompt),
+            output: usage.output.or(self.fallback.output),
+            cached: usage.cached.or(self.fallback.cached),
+            reasoning: usage.reasoning.or(self.fallback.reasoning),
+        }
+    }
+
+    fn all_counted(&self) -> bool {
+        std::iter::once(&self.first).chain(&self.more).all(|slot| slot.counted)
+    }
+
+    pub fn itl_source(&self) -> TokenSource {
+        if self.exact && self.token_events > 0 { TokenSource::Usage } else { TokenSource::Events }
+    }
+
+    /// Heap bytes held.
+    pub fn heap(&self) -> usize {
+        self.more.capacity() * size_of::<Slot>()
+            + self.itl.as_ref().map_or(0, |itl| size_of_val(&*itl.counts) + size_of_val(&**itl))
+    }
+}
+
+/// What was seen of the event at hand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    choices: u32,
+    /// Index of the last of them.
+    index: u32,
+    tokens: bool,
+    /// One of those with tokens is not followed.
+    untracked: bool,
+}
+
+/// The last count that is not null wins.
+fn overwrite(old: &mut Usage, new: Usage) {
+    *old = Usage {
+        prompt: new.prompt.or(old.prompt),
+        output: new.output.or(old.output),
+        cached: new.cached.or(old.cached),
+        reasoning: new.reasoning.or(old.reasoning),
+    };
+}
