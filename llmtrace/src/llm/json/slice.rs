@@ -231,7 +231,7 @@ fn zeros(word: u64) -> u64 {
 
 /// The closing quote of a string whose inside begins at `at`.
 #[inline]
-fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+pub fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     // Most strings are short: eight bytes at a time, without a call.
     for _ in 0..6 {
         let Some(word) = text.get(at..at + 8) else { break };

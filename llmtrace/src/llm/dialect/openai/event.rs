@@ -1,0 +1,322 @@
+//! One event of a stream: the hot path.
+//!
+//! The events of a stream are alike but for the piece of text that each carries, and equal bytes
+//! read from the same place mean the same. So the decoder remembers the last plain event around
+//! its text; where the next one is equal there, only its text is looked at.
+
+use super::super::{Choice, Facts};
+use super::from_timings;
+use crate::llm::json::slice::{Cursor, string_end};
+use crate::llm::outcome::Usage;
+
+/// Most bytes that are remembered before the text of an event, and after it.
+const MAX_BEFORE: usize = 320;
+const MAX_AFTER: usize = 256;
+
+/// The last plain event: one choice with one text, and nothing else that matters.
+#[derive(Debug)]
+pub struct Decoder {
+    /// From the start of the event to the inside of its text; the value of `choices` begins at
+    /// `choices_at` of it. Nothing is remembered if that is 0.
+    before: [u8; MAX_BEFORE],
+    before_len: usize,
+    choices_at: usize,
+    /// From the text's closing quote to the end of the event; the value of `choices` ends at
+    /// `choices_end` of it.
+    after: [u8; MAX_AFTER],
+    after_len: usize,
+    choices_end: usize,
+    index: u32,
+    count: Option<u32>,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            before: [0; MAX_BEFORE],
+            before_len: 0,
+            choices_at: 0,
+            after: [0; MAX_AFTER],
+            after_len: 0,
+            choices_end: 0,
+            index: 0,
+            count: None,
+        }
+    }
+}
+
+/// What is noted while an event is read, to see whether it is plain.
+#[derive(Default)]
+struct Notes {
+    choices: u32,
+    /// Texts that are not empty, and where the last of them lies.
+    texts: u32,
+    start: usize,
+    end: usize,
+    index: u32,
+    count: Option<u32>,
+    finished: bool,
+}
+
+impl Decoder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[inline]
+    pub fn event<'a>(
+        &mut self,
+        data: &'a [u8],
+        mut on_choice: impl FnMut(Choice<'a>),
+    ) -> Facts<'a> {
+        if let Some(text) = self.plain(data) {
+            let Self { index, count, .. } = *self;
+            on_choice(Choice { index, tokens: text > 0, count, finish: None });
+            return Facts::default();
+        }
+        self.any(data, on_choice)
+    }
+
+    /// The length of the text if the event is like the last plain one.
+    #[inline]
+    fn plain(&self, data: &[u8]) -> Option<usize> {
+        let (start, end) = (self.before_len, data.len().checked_sub(self.after_len)?);
+        let alike = start > 0
+            && start <= end
+            && data[..start] == self.before[..start]
+            && data[end..] == self.after[..self.after_len];
+        (alike && string_end(data, start) == Some(end)).then(|| end - start)
+    }
+
+    fn any<'a>(&mut self, data: &'a [u8], mut on_choice: impl FnMut(Choice<'a>)) -> Facts<'a> {
+        let mut facts = Facts::default();
+        let mut notes = Notes::default();
+        let mut cursor = Cursor::new(data);
+        let known = &self.before[..self.choices_at];
+        if !known.is_empty() && data.starts_with(known) {
+            cursor.seek(known.len());
+        } else {
+            if !cursor.object() {
+                facts.done = data.trim_ascii() == b"[DONE]";
+                return facts;
+            }
+            loop {
+                match cursor.key() {
+                    Some(b"choices") => break,
+                    Some(key) => field(key, &mut cursor, &mut facts),
+                    None => return facts,
+                }
+            }
+        }
+        let choices_at = cursor.at();
+        choices(&mut cursor, &mut notes, &mut on_choice);
+        let choices_end = cursor.at();
+        let rest = cursor.rest();
+        if rest != &self.after[self.choices_end..self.after_len] || rest.is_empty() {
+            while let Some(key) = cursor.key() {
+                match key {
+                    b"choices" => choices(&mut cursor, &mut notes, &mut on_choice),
+                    _ => field(key, &mut cursor, &mut facts),
+                }
+            }
+        }
+        // A model is only news once.
+        let news = (Facts { model: None, ..facts }) != Facts::default();
+        if !news && notes.choices == 1 && notes.texts == 1 && !notes.finished {
+            self.learn(data, choices_at, choices_end, &notes);
+        }
+        facts
+    }
+
+    fn learn(&mut self, data: &[u8], choices_at: usize, choices_end: usize, notes: &Notes) {
+        let (before, after) = (&data[..notes.start], &data[notes.end..]);
+        if before.len() > MAX_BEFORE || after.len() > MAX_AFTER || choices_end < notes.end {
+            return;
+        }
+        self.before[..before.len()].copy_from_slice(before);
+        self.before_len = before.len();
+        self.choices_at = choices_at;
+        self.after[..after.len()].copy_from_slice(after);
+        self.after_len = after.len();
+        self.choices_end = choices_end - notes.end;
+        self.index = notes.index;
+        self.count = notes.count;
+    }
+}
+
+/// A member of an event other than its choices.
+#[inline]
+fn field<'a>(key: &[u8], cursor: &mut Cursor<'a>, facts: &mut Facts<'a>) {
+    match key {
+        b"model" => facts.model = cursor.string().filter(|m| !m.is_empty()).or(facts.model),
+        b"usage" => facts.usage = usage(cursor).or(facts.usage),
+        b"timings" => facts.fallback = timings(cursor).or(facts.fallback),
+        b"error" => facts.error |= cursor.is_something(),
+        b"object" => facts.error |= cursor.string() == Some(b"error"),
+        _ => cursor.skip(),
+    }
+}
+
+#[inline]
+fn choices<'a>(
+    cursor: &mut Cursor<'a>,
+    notes: &mut Notes,
+    on_choice: &mut impl FnMut(Choice<'a>),
+) {
+    if !cursor.array() {
+        return cursor.skip();
+    }
+    while cursor.item() {
+        if !cursor.object() {
+            cursor.skip();
+            continue;
+        }
+        let mut choice = Choice::default();
+        while let Some(key) = cursor.key() {
+            match key {
+                b"delta" => choice.tokens |= delta(cursor, notes),
+                b"text" => choice.tokens |= text(cursor, notes),
+                b"index" => {
+                    let index = cursor.number().unwrap_or(0);
+                    choice.index = u32::try_from(index).unwrap_or(u32::MAX);
+                }
+                b"finish_reason" => {
+                    choice.finish = cursor.string().filter(|reason| !reason.is_empty());
+                }
+                b"token_ids" => choice.count = cursor.count(),
+                _ => cursor.skip(),
+            }
+        }
+        notes.choices += 1;
+        notes.index = choice.index;
+        notes.count = choice.count;
+        notes.finished |= choice.finish.is_some();
+        on_choice(choice);
+    }
+}
+
+/// Whether a string comes next that is not empty.
+#[inline]
+fn text(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
+    let Some(text) = cursor.string().filter(|text| !text.is_empty()) else { return false };
+    notes.texts += 1;
+    // The closing quote is behind.
+    notes.end = cursor.at() - 1;
+    notes.start = notes.end - text.len();
+    true
+}
+
+/// Whether a delta bears tokens.
+#[inline]
+fn delta(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
+    if !cursor.object() {
+        cursor.skip();
+        return false;
+    }
+    let mut tokens = false;
+    while let Some(key) = cursor.key() {
+        match key {
+            b"content" | b"reasoning_content" | b"reasoning" | b"refusal" => {
+                tokens |= text(cursor, notes);
+            }
+            b"tool_calls" => {
+                if !cursor.array() {
+                    cursor.skip();
+                    continue;
+                }
+                while cursor.item() {
+                    tokens |= tool_call(cursor, notes);
+                }
+            }
+            b"function_call" => tokens |= function(cursor, notes),
+            _ => cursor.skip(),
+        }
+    }
+    tokens
+}
+
+fn tool_call(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
+    let mut tokens = false;
+    if !cursor.object() {
+        cursor.skip();
+        return false;
+    }
+    while let Some(key) = cursor.key() {
+        match key {
+            b"function" => tokens |= function(cursor, notes),
+            _ => cursor.skip(),
+        }
+    }
+    tokens
+}
+
+fn function(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
+    let mut tokens = false;
+    if !cursor.object() {
+        cursor.skip();
+        return false;
+    }
+    while let Some(key) = cursor.key() {
+        match key {
+            b"name" | b"arguments" => tokens |= text(cursor, notes),
+            _ => cursor.skip(),
+        }
+    }
+    tokens
+}
+
+fn usage(cursor: &mut Cursor<'_>) -> Option<Usage> {
+    let mut usage = Usage::default();
+    if !cursor.object() {
+        cursor.skip();
+        return None;
+    }
+    while let Some(key) = cursor.key() {
+        match key {
+            b"prompt_tokens" => usage.prompt = cursor.number(),
+            b"completion_tokens" => usage.output = cursor.number(),
+            b"prompt_tokens_details" => usage.cached = member(cursor, b"cached_tokens"),
+            b"completion_tokens_details" => {
+                usage.reasoning = member(cursor, b"reasoning_tokens");
+            }
+            _ => cursor.skip(),
+        }
+    }
+    (usage != Usage::default()).then_some(usage)
+}
+
+/// llama.cpp's own figures.
+fn timings(cursor: &mut Cursor<'_>) -> Option<Usage> {
+    let (mut prompt, mut cached, mut output) = (None, None, None);
+    if !cursor.object() {
+        cursor.skip();
+        return None;
+    }
+    while let Some(key) = cursor.key() {
+        match key {
+            b"prompt_n" => prompt = cursor.number(),
+            b"cache_n" => cached = cursor.number(),
+            b"predicted_n" => output = cursor.number(),
+            _ => cursor.skip(),
+        }
+    }
+    let usage = from_timings(prompt, cached, output);
+    (usage != Usage::default()).then_some(usage)
+}
+
+/// The number `name` of the object that comes next.
+fn member(cursor: &mut Cursor<'_>, name: &[u8]) -> Option<u64> {
+    let mut found = None;
+    if !cursor.object() {
+        cursor.skip();
+        return None;
+    }
+    while let Some(key) = cursor.key() {
+        if key == name {
+            found = cursor.number();
+        } else {
+            cursor.skip();
+        }
+    }
+    found
+}
