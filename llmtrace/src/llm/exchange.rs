@@ -18,7 +18,7 @@ use crate::http::{RequestHead, ResponseHead, sse};
 pub struct Exchange {
     role: Role,
     start: Ns,
-    lost: bool,
+    lost: Option<Ns>,
     live: Option<Box<Live>>,
 }
 
@@ -94,7 +94,7 @@ impl Exchange {
                 cut: None,
             })
         });
-        Self { role, start: t0, lost: false, live }
+        Self { role, start: t0, lost: None, live }
     }
 
     /// Whether this is a call of an LLM; nothing else is worth telling it.
@@ -177,9 +177,9 @@ impl Exchange {
         }
     }
 
-    /// Bytes of the request or of the response are missing.
-    pub fn lost(&mut self) {
-        self.lost = true;
+    /// Bytes of the request or of the response are missing: the exchange is given up.
+    pub fn lost(&mut self, t: Ns) {
+        self.lost.get_or_insert(t);
         if let Some(live) = &mut self.live {
             live.body = Body::None;
             live.request = None;
@@ -243,15 +243,19 @@ fn on_event(t: Ns, event: &sse::Event<'_>, decoder: &mut Decoder, stream: &mut S
 }
 
 impl Live {
-    fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: bool) -> Finished {
+    fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: Option<Ns>) -> Finished {
         let said = match std::mem::replace(&mut self.body, Body::None) {
             Body::Whole(whole) => Some(whole.said()),
             Body::Sse(_) | Body::None => None,
         };
-        let outcome = if lost { Outcome::Incomplete } else { self.outcome(said.as_ref()) };
+        let outcome = match lost {
+            Some(_) => Outcome::Incomplete,
+            None => self.outcome(said.as_ref()),
+        };
         // Without a response there is only what the request asked for.
         let stream = if self.status.is_some() { self.is_stream } else { self.asked.stream };
         let end = match (self.end, self.cut) {
+            _ if lost.is_some() => lost.unwrap_or(start),
             (Some(end), _) => end,
             (None, Some(_)) if self.stream.done => self.last_byte.unwrap_or(start),
             (None, Some((t, _))) => t,

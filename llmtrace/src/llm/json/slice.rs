@@ -43,6 +43,7 @@ impl<'a> Cursor<'a> {
     pub fn peek(&mut self) -> u8 {
         loop {
             match self.text.get(self.at) {
+                Some(&b) if b > b' ' => return b,
                 Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
                 Some(&b) => return b,
                 None => return 0,
@@ -64,9 +65,14 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn enter(&mut self, open: u8) -> bool {
-        let enters = self.peek() == open;
-        self.at += usize::from(enters);
-        enters
+        // Written out, not `at += usize::from(enters)`: rustc 1.95 to 1.97 compile that wrongly
+        // together with `peek` when they optimise (the MIR pass SimplifyComparisonIntegral).
+        if self.peek() == open {
+            self.at += 1;
+            true
+        } else {
+            false
+        }
     }
 
     /// Inside an object: the next key, with the cursor before its value. None, with the cursor
