@@ -499,3 +499,6 @@ fn head_end(buf: &[u8], from: usize) -> Option<usize> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,3 +82,39 @@ pub fn looks_like_response(bytes: &[u8]) -> Sniff {
         Some(_) => Sniff::No,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests() {
+        let line = b"POST /v1/chat/completions HTTP/1.1\r\nhost";
+        for n in 0..line.len() {
+            let expected = if n > 35 { Sniff::Yes } else { Sniff::Partial };
+            assert_eq!(looks_like_request(&line[..n]), expected, "{n}");
+        }
+        for yes in ["GET * HTTP/1.0\n", "PUT HTTP://x/ HTTP/1.1\r\n", "CONNECT a:1 HTTP/1.1\r\n"] {
+            assert_eq!(looks_like_request(yes.as_bytes()), Sniff::Yes, "{yes}");
+        }
+        for no in ["post /", "GETS /", "GET x", "GET / HTTP/2.0\r\n", "GET /\r\n", "data: {}", "\0"]
+        {
+            assert_eq!(looks_like_request(no.as_bytes()), Sniff::No, "{no}");
+        }
+    }
+
+    #[test]
+    fn responses() {
+        for (bytes, expected) in [
+            ("HTTP/1.1 200 OK\r\n", Sniff::Yes),
+            ("HTTP/1.0 200\n", Sniff::Yes),
+            ("HTTP/1.1 200", Sniff::Partial),
+            ("", Sniff::Partial),
+            ("HTTP/2 200 OK", Sniff::No),
+            ("HTTP/1.1 2000", Sniff::No),
+            ("0\r\n\r\n", Sniff::No),
+        ] {
+            assert_eq!(looks_like_response(bytes.as_bytes()), expected, "{bytes}");
+        }
+    }
+}

@@ -277,3 +277,6 @@ fn value(line: &[u8]) -> &[u8] {
 fn cut(line: &[u8]) -> (&[u8], bool) {
     if line.len() > MAX_EVENT { (value(&line[..MAX_EVENT]), true) } else { (value(line), false) }
 }
+
+#[cfg(test)]
+mod tests;
