@@ -1,0 +1,239 @@
+//! The agent under test, as a process.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::Deserialize;
+
+use crate::clock::{self, wait_for};
+use crate::http;
+use crate::metrics::Metrics;
+use crate::net::free_port;
+use crate::paths::{self, TempDir};
+use crate::process::Process;
+
+/// Long enough for a slow machine, short enough for a person.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A line of the agent's request log.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Entry {
+    pub start_ns: Option<u64>,
+    pub request_end_ns: Option<u64>,
+    pub first_byte_ns: Option<u64>,
+    pub first_token_ns: Option<u64>,
+    pub last_token_ns: Option<u64>,
+    pub end_ns: Option<u64>,
+    pub role: String,
+    pub server: String,
+    pub method: String,
+    pub endpoint: String,
+    pub path: String,
+    pub status: Option<u16>,
+    pub stream: bool,
+    pub outcome: String,
+    pub phase: Option<String>,
+    pub model: Option<String>,
+    pub finish_reason: Option<String>,
+    pub prompt_tokens: Option<u64>,
+    pub output_tokens: Option<u64>,
+    pub output_source: Option<String>,
+    pub events: u64,
+    pub token_events: u64,
+    pub user_agent: Option<String>,
+    pub client: Option<String>,
+    pub pid: Option<u32>,
+    pub token_times_ns: Option<Vec<u64>>,
+}
+
+impl Entry {
+    /// Nanoseconds from the request to its first token.
+    pub fn ttft(&self) -> Option<u64> {
+        self.first_token_ns?.checked_sub(self.start_ns?)
+    }
+
+    /// Whether the serving end listens on `port`.
+    pub fn serves(&self, port: u16) -> bool {
+        self.server
+            .rsplit_once(':')
+            .is_some_and(|(_, p)| p == port.to_string())
+    }
+}
+
+/// The tests run real eBPF; a run that cannot is a failed run, not a skipped one.
+#[track_caller]
+pub fn require_bpf() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests load eBPF programs and need root: run them by `cargo xtask test`"
+    );
+}
+
+/// How to start an agent.
+#[derive(Debug, Default)]
+pub struct Options {
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Options {
+    #[must_use]
+    pub fn arg(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
+        self.args.push(flag.into());
+        self.args.push(value.as_ref().to_os_string());
+        self
+    }
+
+    #[must_use]
+    pub fn pid(self, pid: u32) -> Self {
+        self.arg("--pid", pid.to_string())
+    }
+
+    #[must_use]
+    pub fn port(self, port: u16) -> Self {
+        self.arg("--port", port.to_string())
+    }
+
+    #[must_use]
+    pub fn comm(self, glob: &str) -> Self {
+        self.arg("--comm", glob)
+    }
+
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Log the time of every token-bearing event.
+    #[must_use]
+    pub fn token_times(self) -> Self {
+        self.env("LLMTRACE_TOKEN_TIMES", "1")
+    }
+
+    /// Starts the agent and waits until it captures.
+    #[track_caller]
+    pub fn start(self) -> Agent {
+        require_bpf();
+        let dir = TempDir::new();
+        let port = free_port();
+        let mut command = Command::new(paths::agent());
+        command
+            .arg("run")
+            .args(&self.args)
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--request-log")
+            .arg(dir.join("requests.jsonl"))
+            .envs(self.env);
+        let mut process = Process::spawn(&mut command);
+        let begin = clock::now();
+        wait_for("the agent's ready line", START_LIMIT, || {
+            if let Some(status) = process.try_wait() {
+                panic!(
+                    "the agent left with {status}; it printed:\n{}",
+                    process.finish_output()
+                );
+            }
+            process.output().find(|line| line.starts_with("ready "))
+        });
+        Agent {
+            process,
+            port,
+            dir,
+            start_time: Duration::from_nanos(clock::now() - begin),
+        }
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    port: u16,
+    dir: TempDir,
+    /// From exec to the ready line.
+    pub start_time: Duration,
+}
+
+impl Agent {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.process.try_wait().is_none()
+    }
+
+    /// Everything printed so far.
+    pub fn printed(&self) -> String {
+        self.process.output().text()
+    }
+
+    /// Status and body of a path of the agent's own endpoint.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String) {
+        http::get(self.port, path).expect("the agent answers")
+    }
+
+    #[track_caller]
+    pub fn metrics(&self) -> Metrics {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200, "{text}");
+        Metrics::parse(&text)
+    }
+
+    /// Waits until `llm_requests_total` of a role reaches `count`; returns that scrape.
+    #[track_caller]
+    pub fn wait_for_requests(&self, role: &str, count: usize) -> Metrics {
+        wait_for(
+            &format!("{count} requests of role {role} in /metrics"),
+            Duration::from_secs(10),
+            || {
+                let metrics = self.metrics();
+                let seen = metrics.sum("llm_requests_total", &[("role", role)]);
+                (seen >= count as f64).then_some(metrics)
+            },
+        )
+    }
+
+    /// The request log as far as it is written.
+    #[track_caller]
+    pub fn log(&self) -> Vec<Entry> {
+        let Ok(text) = fs::read_to_string(self.dir.join("requests.jsonl")) else {
+            return Vec::new();
+        };
+        text.lines()
+            .map(|line| match serde_json::from_str(line) {
+                Ok(entry) => entry,
+                Err(error) => panic!("request log: {error}: {line}"),
+            })
+            .collect()
+    }
+
+    /// SIGTERM, which must drain and exit with 0; the request log.
+    #[track_caller]
+    pub fn stop(mut self) -> Vec<Entry> {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait(STOP_LIMIT);
+        let printed = self.process.finish_output();
+        assert!(status.success(), "the agent left with {status}:\n{printed}");
+        assert!(!printed.contains("panicked"), "{printed}");
+        self.log()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait(STOP_LIMIT);
+    }
+}

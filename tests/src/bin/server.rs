@@ -1,0 +1,75 @@
+//! The test servers: `server app` does as each request asks, `server flood` writes all it can.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use llmtrace_tests::fork;
+use llmtrace_tests::net::Stream;
+use llmtrace_tests::servers::app::Model;
+use llmtrace_tests::servers::log::Log;
+use llmtrace_tests::servers::{app, flood};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Does what the `test` object of a request says.
+    App {
+        #[arg(long, conflicts_with = "unix")]
+        port: Option<u16>,
+        #[arg(long)]
+        unix: Option<PathBuf>,
+        /// Where to log each request, as JSON lines.
+        #[arg(long)]
+        log: Option<PathBuf>,
+        /// Who serves a connection.
+        #[arg(long, value_enum, default_value = "thread")]
+        by: Model,
+    },
+    /// One write per event, unpaced.
+    Flood {
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().mode {
+        Mode::App {
+            port,
+            unix,
+            log,
+            by,
+        } => {
+            let log = log.map(|path| Log::open(&path)).transpose()?;
+            if by == Model::Fork {
+                fork::ignore_children();
+            }
+            if let Some(path) = unix {
+                let listener = UnixListener::bind(&path).context("bind")?;
+                app::serve(|| Ok(Stream::Unix(listener.accept()?.0)), by, log)?;
+            } else {
+                let port = port.context("--port or --unix")?;
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
+                let accept = || {
+                    let (stream, _) = listener.accept()?;
+                    stream.set_nodelay(true)?;
+                    Ok(Stream::Tcp(stream))
+                };
+                app::serve(accept, by, log)?;
+            }
+        }
+        Mode::Flood { port } => {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
+            flood::serve(&listener)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! What the tests and the benchmark share: processes under test, servers, exact clients.
+
+pub mod agent;
+pub mod bench;
+pub mod client;
+pub mod clock;
+pub mod compare;
+pub mod fork;
+pub mod http;
+pub mod metrics;
+pub mod mix;
+pub mod net;
+pub mod paths;
+pub mod plan;
+pub mod process;
+pub mod servers;
+pub mod sse;
+pub mod stack;

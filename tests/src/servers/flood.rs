@@ -1,0 +1,49 @@
+//! As many events as the machine can move: a thread per connection, one `write` per event, no
+//! pacing.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use super::events;
+use super::http::Reader;
+use crate::net::Stream;
+use crate::plan::Asked;
+
+const MODEL: &str = "flood";
+
+/// Serves until the process is killed.
+pub fn serve(listener: &TcpListener) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        thread::spawn(move || {
+            let writer = stream.try_clone()?;
+            connection(Reader::new(Stream::Tcp(stream)), writer.into())
+        });
+    }
+}
+
+fn connection(mut reader: Reader, writer: OwnedFd) -> io::Result<()> {
+    // A File writes with write(2); std's sockets use sendto(2).
+    let mut writer = File::from(writer);
+    while let Some(request) = reader.request()? {
+        let asked: Asked = serde_json::from_slice(&request.body).unwrap_or_default();
+        let event = events::chunk(&events::token(MODEL, 1));
+        writer.write_all(events::STREAM_HEAD)?;
+        for _ in 0..asked.max_tokens {
+            writer.write_all(&event)?;
+        }
+        writer.write_all(&events::chunk(&events::finish(MODEL)))?;
+        writer.write_all(&events::chunk(&events::usage(MODEL, 9, asked.max_tokens)))?;
+        let mut last = events::chunk(&events::done());
+        last.extend_from_slice(events::LAST_CHUNK);
+        writer.write_all(&last)?;
+    }
+    Ok(())
+}
+
+/// Events beside the tokens: finish, usage, `[DONE]`.
+pub const EXTRA_EVENTS: u64 = 3;

@@ -1,0 +1,228 @@
+//! Real servers, each started with one of our small applications or the tiny model.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::clock::wait_for;
+use crate::net::{Address, free_port};
+use crate::paths::{self, TempDir};
+use crate::process::Process;
+use crate::servers::app::Model;
+use crate::servers::log::{self, ServerRecord};
+
+/// llama.cpp loads its model first.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running server. Dropping it kills it with its children.
+#[derive(Debug)]
+pub struct Server {
+    pub address: Address,
+    process: Process,
+    dir: TempDir,
+}
+
+impl Server {
+    #[track_caller]
+    fn start(command: &mut Command, address: Address, dir: TempDir) -> Self {
+        command.env("LLMTRACE_APP_LOG", dir.join("app.jsonl"));
+        let mut process = Process::spawn(command);
+        wait_for("a server to accept", START_LIMIT, || {
+            if let Some(status) = process.try_wait() {
+                panic!("the server left: {status}\n{}", process.finish_output());
+            }
+            address.connect().ok()
+        });
+        Self {
+            address,
+            process,
+            dir,
+        }
+    }
+
+    /// The process that was started: a worker may be another.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// # Panics
+    /// If it is not a TCP server.
+    pub fn port(&self) -> u16 {
+        match &self.address {
+            Address::Tcp(addr) => addr.port(),
+            Address::Unix(path) => panic!("{} has no port", path.display()),
+        }
+    }
+
+    /// Ids of the child processes.
+    pub fn children(&self) -> Vec<u32> {
+        let id = self.id();
+        let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        text.split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
+    }
+
+    /// What the application itself logged of each request so far.
+    pub fn log(&self) -> Vec<ServerRecord> {
+        log::read(&self.dir.join("app.jsonl"))
+    }
+
+    /// The same, when it has `count` entries.
+    #[track_caller]
+    pub fn wait_for_log(&self, count: usize) -> Vec<ServerRecord> {
+        wait_for("the server's own log", Duration::from_secs(10), || {
+            Some(self.log()).filter(|log| log.len() >= count)
+        })
+    }
+
+    /// Our threaded Rust server; see [`app`](crate::servers::app).
+    #[track_caller]
+    pub fn app(by: Model) -> Self {
+        let port = free_port();
+        let dir = TempDir::new();
+        let mut command = rust("app");
+        command.arg("--port").arg(port.to_string());
+        command.arg("--log").arg(dir.join("app.jsonl")).arg("--by");
+        command.arg(match by {
+            Model::Thread => "thread",
+            Model::Split => "split",
+            Model::Fork => "fork",
+        });
+        Self::start(&mut command, Address::loopback(port), dir)
+    }
+
+    /// The same without a log, for benchmarks.
+    #[track_caller]
+    pub fn quiet_app() -> Self {
+        let port = free_port();
+        let mut command = rust("app");
+        command.arg("--port").arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// The same on a unix socket.
+    #[track_caller]
+    pub fn unix_app() -> Self {
+        let dir = TempDir::new();
+        let path = dir.join("app.sock");
+        let mut command = rust("app");
+        command.arg("--unix").arg(&path);
+        command.arg("--log").arg(dir.join("app.jsonl"));
+        Self::start(&mut command, Address::Unix(path), dir)
+    }
+
+    /// As many events as the machine can move.
+    #[track_caller]
+    pub fn flood() -> Self {
+        let port = free_port();
+        let mut command = rust("flood");
+        command.arg("--port").arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// The ASGI application on uvicorn, with `loop` and `http` as its command line has them.
+    #[track_caller]
+    pub fn uvicorn(event_loop: &str, http: &str) -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.args(["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1"]);
+        command.args(["--log-level", "critical", "--no-access-log"]);
+        command.args(["--timeout-keep-alive", "60"]);
+        command.args(["--loop", event_loop, "--http", http]);
+        command.arg("--port").arg(port.to_string());
+        command.arg("--app-dir").arg(app_dir());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// The ASGI application on granian (Rust, hyper); serves from a worker process.
+    #[track_caller]
+    pub fn granian() -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python_bin("granian"));
+        command.args(["--interface", "asgi", "--host", "127.0.0.1"]);
+        command.args(["--workers", "1", "--log-level", "critical"]);
+        command.arg("--port").arg(port.to_string());
+        command.arg("asgi:app").current_dir(app_dir());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// Plain `node:http`.
+    #[track_caller]
+    pub fn node() -> Self {
+        let port = free_port();
+        let mut command = Command::new("node");
+        command.arg(paths::app("node.mjs")).arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// nginx, as a proxy in front of `upstream`; serves from a worker process.
+    #[track_caller]
+    pub fn nginx(upstream: &Self) -> Self {
+        let port = free_port();
+        let dir = TempDir::new();
+        let template = fs::read_to_string(paths::app("nginx.conf.in")).expect("a fixture");
+        let conf = template
+            .replace("@DIR@", &dir.path().to_string_lossy())
+            .replace("@PORT@", &port.to_string())
+            .replace("@UPSTREAM@", &format!("127.0.0.1:{}", upstream.port()));
+        fs::write(dir.join("nginx.conf"), conf).expect("a temporary file");
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(dir.path());
+        command.arg("-c").arg(dir.join("nginx.conf"));
+        command.args(["-e", "stderr"]);
+        Self::start(&mut command, Address::loopback(port), dir)
+    }
+
+    /// llama.cpp with the tiny model.
+    #[track_caller]
+    pub fn llama() -> Self {
+        let port = free_port();
+        let mut command = llama();
+        command.arg("--port").arg(port.to_string());
+        Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    /// The same on a unix socket.
+    #[track_caller]
+    pub fn llama_unix() -> Self {
+        let dir = TempDir::new();
+        let path = dir.join("llama.sock");
+        let mut command = llama();
+        command.arg("--unix").arg(&path);
+        Self::llama_start(&mut command, Address::Unix(path), dir)
+    }
+
+    /// It accepts before the model is loaded, and then answers 503.
+    #[track_caller]
+    fn llama_start(command: &mut Command, address: Address, dir: TempDir) -> Self {
+        let server = Self::start(command, address, dir);
+        wait_for("llama.cpp to load its model", START_LIMIT, || {
+            let output = server.process.output();
+            output.find(|line| line.starts_with("listening on"))
+        });
+        server
+    }
+}
+
+fn rust(mode: &str) -> Command {
+    let mut command = Command::new(paths::own_bin("server"));
+    command.arg(mode);
+    command
+}
+
+fn llama() -> Command {
+    let mut command = Command::new(paths::python());
+    command.arg(paths::app("llama.py")).arg(paths::model());
+    command
+}
+
+fn app_dir() -> PathBuf {
+    let file = paths::app("asgi.py");
+    file.parent().expect("a file is in a folder").to_path_buf()
+}
