@@ -54,8 +54,8 @@ pub struct Connection {
     settings: Settings,
     open: VecDeque<Exchange>,
     pub finished: Vec<Finished>,
-    /// Everything the parsers reported, bodies joined.
-    pub log: String,
+    /// Everything the parsers reported, bodies joined: the client's side, the server's.
+    pub log: [String; 2],
     /// Most memory held by the parsers and by one exchange.
     pub peak: usize,
 }
@@ -70,26 +70,26 @@ impl Default for Connection {
             settings: Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true },
             open: VecDeque::new(),
             finished: Vec::new(),
-            log: String::new(),
+            log: Default::default(),
             peak: 0,
         }
     }
 }
 
 /// What a parser reported, but for where bodies were cut.
-fn note<H>(log: &mut String, side: char, event: &Event<'_, H>) {
+fn note<H>(log: &mut String, event: &Event<'_, H>) {
     use std::fmt::Write;
     let _ = match event {
         Event::Body(bytes) => bytes.iter().try_for_each(|b| write!(log, "{b:02x}")),
-        Event::Head(_) => write!(log, " {side}Head "),
-        Event::Start => write!(log, " {side}Start "),
-        Event::Interim(status) => write!(log, " {side}Interim {status} "),
-        Event::Gap(len) => write!(log, " {side}Gap {len} "),
-        Event::End => write!(log, " {side}End "),
-        Event::Tunnel => write!(log, " {side}Tunnel "),
-        Event::Error(e) => write!(log, " {side}Error {e} "),
-        Event::Lost => write!(log, " {side}Lost "),
-        Event::Truncated => write!(log, " {side}Truncated "),
+        Event::Head(_) => write!(log, " Head "),
+        Event::Start => write!(log, " Start "),
+        Event::Interim(status) => write!(log, " Interim {status} "),
+        Event::Gap(len) => write!(log, " Gap {len} "),
+        Event::End => write!(log, " End "),
+        Event::Tunnel => write!(log, " Tunnel "),
+        Event::Error(e) => write!(log, " Error {e} "),
+        Event::Lost => write!(log, " Lost "),
+        Event::Truncated => write!(log, " Truncated "),
     };
 }
 
@@ -98,7 +98,7 @@ impl Connection {
         let Self { requests, responses, settings, open, log, .. } = self;
         let mut full = false;
         requests.push(bytes, |event| {
-            note(log, '>', &event);
+            note(&mut log[0], &event);
             match event {
                 _ if full => {}
                 Event::Head(head) => {
@@ -126,8 +126,8 @@ impl Connection {
     pub fn server(&mut self, bytes: &[u8]) {
         let Self { responses, open, finished, log, .. } = self;
         responses.push(bytes, |event| {
-            note(log, '<', &event);
-            respond(event, open, finished);
+            note(&mut log[1], &event);
+            respond(&event, open, finished);
         });
         self.measure();
     }
@@ -135,8 +135,8 @@ impl Connection {
     pub fn server_gap(&mut self, len: u64) {
         let Self { responses, open, finished, log, .. } = self;
         responses.gap(len, |event| {
-            note(log, '<', &event);
-            respond(event, open, finished);
+            note(&mut log[1], &event);
+            respond(&event, open, finished);
         });
     }
 
@@ -148,10 +148,10 @@ impl Connection {
 
     pub fn server_left(&mut self) {
         let Self { requests, responses, open, finished, log, .. } = self;
-        requests.eof(|event| note(log, '>', &event));
+        requests.eof(|event| note(&mut log[0], &event));
         responses.eof(|event| {
-            note(log, '<', &event);
-            respond(event, open, finished);
+            note(&mut log[1], &event);
+            respond(&event, open, finished);
         });
         if let Some(exchange) = self.open.front_mut() {
             exchange.server_left(NOW);
@@ -176,7 +176,7 @@ impl Connection {
 }
 
 fn respond(
-    event: Event<'_, llmtrace::http::ResponseHead<'_>>,
+    event: &Event<'_, llmtrace::http::ResponseHead<'_>>,
     open: &mut VecDeque<Exchange>,
     finished: &mut Vec<Finished>,
 ) {
@@ -193,28 +193,29 @@ fn respond(
     }
 }
 
+fn each(mut bytes: &[u8], cuts: &mut Cuts, mut to: impl FnMut(&[u8])) {
+    while !bytes.is_empty() {
+        let (piece, rest) = bytes.split_at(cuts.next(bytes.len()));
+        to(piece);
+        bytes = rest;
+    }
+}
+
 /// The whole of a connection.
 pub fn drive(client: &[u8], server: &[u8], mut cuts: Cuts, end: End) -> Connection {
     let mut connection = Connection::default();
-    let mut each = |mut bytes: &[u8], mut to: Box<dyn FnMut(&[u8]) + '_>| {
-        while !bytes.is_empty() {
-            let (piece, rest) = bytes.split_at(cuts.next(bytes.len()));
-            to(piece);
-            bytes = rest;
-        }
-    };
-    each(client, Box::new(|piece| connection.client(piece)));
+    each(client, &mut cuts, |piece| connection.client(piece));
     if end == End::HalfClose {
         connection.client_left();
     }
-    each(server, Box::new(|piece| connection.server(piece)));
+    each(server, &mut cuts, |piece| connection.server(piece));
     match end {
         End::ServerCloses | End::HalfClose => {}
         End::ClientCloses => connection.client_left(),
         End::Timeout => connection.timed_out(),
         End::Gap(len) => {
             connection.server_gap(len);
-            each(server, Box::new(|piece| connection.server(piece)));
+            each(server, &mut cuts, |piece| connection.server(piece));
         }
     }
     connection.server_left();

@@ -168,6 +168,7 @@ impl ResponseParser {
 }
 
 /// What follows a head.
+#[derive(Clone, Copy)]
 enum Next {
     Interim(u16),
     Message(Framing),

@@ -186,7 +186,8 @@ impl Exchange {
         }
     }
 
-    /// The client closed its side, or broke the connection off.
+    /// The client closed its side, or broke the connection off. The phase is that of the first
+    /// such report: a server may write its first token to a client that has left.
     pub fn client_left(&mut self, t: Ns) {
         self.cut(t, |live| {
             Cut::Client(match live.stream.first_token {
@@ -362,3 +363,6 @@ fn nothing(role: Role, start: Ns) -> Finished {
         user_agent: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,6 +70,18 @@ pub struct Usage {
     pub reasoning: Option<u64>,
 }
 
+impl Usage {
+    /// What is unknown here, as `other` says.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            prompt: self.prompt.or(other.prompt),
+            output: self.output.or(other.output),
+            cached: self.cached.or(other.cached),
+            reasoning: self.reasoning.or(other.reasoning),
+        }
+    }
+}
+
 /// Inter-token latencies of one exchange, already in buckets, so that a long stream costs no more
 /// memory than a short one and an incomplete one can be dropped whole.
 #[derive(Clone, Debug)]

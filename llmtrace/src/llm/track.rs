@@ -138,7 +138,7 @@ impl Stream {
             self.model = Some(unescape(model, MAX_MODEL));
         }
         if let Some(fallback) = facts.fallback {
-            overwrite(&mut self.fallback, fallback);
+            self.fallback = fallback.or(self.fallback);
         }
         if let Some(usage) = facts.usage {
             self.usage(seen, usage);
@@ -231,7 +231,8 @@ impl Stream {
     }
 
     fn usage(&mut self, seen: &Seen, usage: Usage) {
-        overwrite(&mut self.usage, usage);
+        // The last count that is not null wins.
+        self.usage = usage.or(self.usage);
         self.usage_of_all = seen.choices != 1;
         if seen.choices == 1
             && usage.output.is_some()
@@ -287,12 +288,7 @@ impl Stream {
         if usage.output.is_none() && self.counted > 0 && self.all_counted() {
             usage.output = Some(self.counted);
         }
-        Usage {
-            prompt: usage.prompt.or(self.fallback.prompt),
-            output: usage.output.or(self.fallback.output),
-            cached: usage.cached.or(self.fallback.cached),
-            reasoning: usage.reasoning.or(self.fallback.reasoning),
-        }
+        usage.or(self.fallback)
     }
 
     fn all_counted(&self) -> bool {
@@ -319,14 +315,4 @@ pub struct Seen {
     tokens: bool,
     /// One of those with tokens is not followed.
     untracked: bool,
-}
-
-/// The last count that is not null wins.
-fn overwrite(old: &mut Usage, new: Usage) {
-    *old = Usage {
-        prompt: new.prompt.or(old.prompt),
-        output: new.output.or(old.output),
-        cached: new.cached.or(old.cached),
-        reasoning: new.reasoning.or(old.reasoning),
-    };
 }

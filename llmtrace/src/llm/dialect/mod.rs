@@ -123,7 +123,6 @@ pub enum Whole {
 pub struct Said {
     pub model: Option<Box<str>>,
     pub usage: Usage,
-    pub fallback: Usage,
     pub error: bool,
     pub finish: Option<Box<str>>,
     /// The text came to its end.

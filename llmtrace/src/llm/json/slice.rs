@@ -262,3 +262,88 @@ pub fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
         at += 2;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks() {
+        let mut c = Cursor::new(
+            br#" { "a" : [1, {"x":"]}"}, "\"}" ] ,"b":-1.5e3,"c":null, "d":{"e":[],"f":"v\\"} ,"g":12}"#,
+        );
+        assert!(c.object());
+        assert_eq!(c.key(), Some(&b"a"[..]));
+        assert_eq!(c.count(), Some(3));
+        assert_eq!(c.key(), Some(&b"b"[..]));
+        assert_eq!(c.number(), None);
+        assert_eq!(c.key(), Some(&b"c"[..]));
+        assert!(!c.is_something());
+        assert_eq!(c.key(), Some(&b"d"[..]));
+        assert!(c.object());
+        assert_eq!(c.key(), Some(&b"e"[..]));
+        assert!(c.array() && !c.item());
+        assert_eq!(c.key(), Some(&b"f"[..]));
+        assert_eq!(c.string(), Some(&br"v\\"[..]));
+        assert_eq!(c.key(), None);
+        assert_eq!(c.key(), Some(&b"g"[..]));
+        assert_eq!(c.number(), Some(12));
+        assert_eq!(c.key(), None);
+        assert!(c.is_at_end());
+    }
+
+    #[test]
+    fn truncated_texts_yield_what_they_held() {
+        let text = br#"{"a":1,"b":"two","c":{"d":[3]},"e":4}"#;
+        for n in 0..=text.len() {
+            let mut c = Cursor::new(&text[..n]);
+            let mut seen = 0;
+            if c.object() {
+                while c.key().is_some() {
+                    c.skip();
+                    seen += 1;
+                }
+            }
+            assert!(c.is_at_end());
+            assert!(seen >= (n / 14).min(4).saturating_sub(1), "{n}: {seen}");
+        }
+    }
+
+    #[test]
+    fn strings_of_every_length() {
+        for n in 0..100 {
+            for quote in 0..=n {
+                let mut text = vec![b'x'; n];
+                text.splice(quote..quote, *b"\\\"");
+                text.push(b'"');
+                text.extend_from_slice(b"tail\"");
+                assert_eq!(string_end(&text, 0), Some(n + 2));
+                assert_eq!(string_end(&text[..n + 2], 0), None);
+            }
+        }
+    }
+
+    #[test]
+    fn broken_texts_end() {
+        for text in
+            ["{", "{\"", "{\"a", "{\"a\"", "{\"a\":", "{]", "[[[[", "[}", "[,,]", "{\"a\" 1}", "\\"]
+        {
+            let mut c = Cursor::new(text.as_bytes());
+            for _ in 0..10 {
+                c.object();
+                c.key();
+                c.array();
+                c.item();
+                c.string();
+                c.number();
+                c.count();
+                c.is_something();
+            }
+            assert!(c.is_at_end(), "{text}");
+        }
+        let deep = [b'['; 100_000];
+        let mut c = Cursor::new(&deep);
+        c.skip();
+        assert!(c.is_at_end());
+    }
+}

@@ -291,3 +291,87 @@ impl Scanner {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PATHS: Paths = &[
+        (ROOT, "model", 1),
+        (ROOT, "options", 2),
+        (2, "deep", 3),
+        (ROOT, "list", 4),
+        (4, "[]", 5),
+        (5, "x", 6),
+    ];
+
+    fn scan(bytes: &[u8], size: usize) -> (Vec<String>, bool) {
+        let (mut scanner, mut seen) = (Scanner::new(PATHS), Vec::new());
+        for piece in bytes.chunks(size.max(1)) {
+            scanner.push(piece, |node, value| {
+                seen.push(match value {
+                    Value::String(s) => format!("{node} \"{}", String::from_utf8_lossy(s)),
+                    Value::Scalar(s) => format!("{node} {}", String::from_utf8_lossy(s)),
+                    Value::Container => format!("{node} {{"),
+                });
+            });
+        }
+        (seen, scanner.is_over())
+    }
+
+    #[test]
+    fn finds_paths_and_nothing_else() {
+        let text = br#" {"messages":[{"model":"no","content":"\"model\":\"no\" \\"},["]}"]],
+            "options":{"deep":true,"model":"no","other":{"deep":1}},
+            "a":"model","deep":1,"list":[{"x":1.5},2,{"y":{"x":0}},{"x":"a\"b"},[]],
+            "mode\u006c":"no", "model" : "m\n" } "#;
+        let expected = [
+            "0 {",
+            "2 {",
+            "3 true",
+            "4 {",
+            "5 {",
+            "6 1.5",
+            "5 2",
+            "5 {",
+            "5 {",
+            "6 \"a\\\"b",
+            "5 {",
+            "1 \"m\\n",
+        ];
+        for size in 1..text.len() {
+            let (seen, over) = scan(text, size);
+            assert_eq!(seen, expected, "pieces of {size}");
+            assert!(over);
+        }
+    }
+
+    #[test]
+    fn a_long_body_whose_model_comes_last() {
+        let mut text = br#"{"messages":[{"role":"user","content":""#.to_vec();
+        while text.len() < 5_000_000 {
+            text.extend_from_slice(br#"word \"model\":\"x\" { [ \\ "#);
+        }
+        text.extend_from_slice(br#""}],"model":"last"}"#);
+        for size in [1, 1000, 65_536, text.len()] {
+            assert_eq!(scan(&text, size).0, ["0 {", "1 \"last"]);
+        }
+        let long = format!(r#"{{"model":"{}"}}"#, "y".repeat(100_000));
+        assert_eq!(scan(long.as_bytes(), 7).0[1].len(), 3 + MAX_VALUE);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split(
+            parts in prop::collection::vec(
+                prop::sample::select(vec!["{", "}", "[", "]", "\"model\"", "\"list\":[", "\"x\":", ":", ",", "\"", "\\", "1", "null", " ", "\"a\":{"]),
+                0..60,
+            ),
+            size in 1usize..9,
+        ) {
+            let bytes = parts.concat().into_bytes();
+            prop_assert_eq!(scan(&bytes, size), scan(&bytes, bytes.len()));
+        }
+    }
+}

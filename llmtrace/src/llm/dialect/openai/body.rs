@@ -141,7 +141,8 @@ impl Whole {
 
     pub fn said(mut self) -> Said {
         self.said.complete = self.scanner.is_over();
-        self.said.fallback = from_timings(self.prompt_n, self.cache_n, self.predicted_n);
+        let timings = from_timings(self.prompt_n, self.cache_n, self.predicted_n);
+        self.said.usage = self.said.usage.or(timings);
         self.said
     }
 }

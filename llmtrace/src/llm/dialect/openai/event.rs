@@ -320,3 +320,132 @@ fn member(cursor: &mut Cursor<'_>, name: &[u8]) -> Option<u64> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(choices: &str, more: &str) -> String {
+        format!(r#"{{"id":"c","object":"chat.completion.chunk","model":"m","choices":[{choices}]{more}}}"#)
+    }
+
+    /// Whether the event bears tokens; the same from a fresh decoder as from one that knows
+    /// other events of the stream.
+    fn tokens(event: &str) -> bool {
+        let read = |decoder: &mut Decoder| {
+            let mut tokens = false;
+            let mut facts = decoder.event(event.as_bytes(), |choice| tokens |= choice.tokens);
+            facts.model = None;
+            (tokens, format!("{facts:?}"))
+        };
+        let fresh = read(&mut Decoder::new());
+        let mut decoder = Decoder::new();
+        for text in ["a", "", "\\\"", "b"] {
+            let delta = format!(r#"{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}"#);
+            decoder.event(chunk(&delta, "").as_bytes(), |_| {});
+        }
+        assert_eq!(read(&mut decoder), fresh);
+        assert_eq!(read(&mut decoder), fresh);
+        fresh.0
+    }
+
+    fn delta(delta: &str) -> bool {
+        tokens(&chunk(&format!(r#"{{"index":0,"delta":{delta},"finish_reason":null}}"#), ""))
+    }
+
+    #[test]
+    fn token_bearing_events() {
+        for yes in [
+            r#"{"content":"Hi"}"#,
+            r#"{"role":"assistant","content":"Hi"}"#,
+            r#"{"content":null,"reasoning_content":"x"}"#,
+            r#"{"content":"","reasoning":"x"}"#,
+            r#"{"refusal":"no"}"#,
+            r#"{"tool_calls":[{"index":0,"id":"t","function":{"name":"f","arguments":""}}]}"#,
+            r#"{"tool_calls":[{"index":0},{"function":{"arguments":"{\"a\":"}}]}"#,
+            r#"{"function_call":{"name":"f"}}"#,
+        ] {
+            assert!(delta(yes), "{yes}");
+        }
+        for no in [
+            r#"{"role":"assistant","content":""}"#,
+            r#"{"role":"assistant","content":null}"#,
+            "{}",
+            "null",
+            r#"{"content":["x"]}"#,
+            r#"{"tool_calls":[{"index":0,"id":"t","type":"function","function":{"arguments":""}}]}"#,
+            r#"{"tool_calls":[]}"#,
+            r#"{"annotations":[{"content":"x"}]}"#,
+        ] {
+            assert!(!delta(no), "{no}");
+        }
+        assert!(tokens(r#"{"choices":[{"index":0,"text":"x","finish_reason":null}]}"#));
+        assert!(!tokens(r#"{"choices":[{"index":0,"text":"","finish_reason":"stop"}]}"#));
+        assert!(!tokens(&chunk("", r#","prompt_filter_results":[{"delta":{"content":"x"}}]"#)));
+        assert!(!tokens("[DONE]"));
+    }
+
+    #[test]
+    fn facts() {
+        let facts = |event: &'static str| Decoder::new().event(event.as_bytes(), |_| {});
+        assert!(facts("[DONE]").done);
+        assert!(facts(" [DONE]\t").done);
+        assert!(!facts(r#"{"a":"[DONE]"}"#).done);
+        for yes in [
+            r#"{"error":{"message":"x","code":400}}"#,
+            r#"{"error":"x","error_type":"overloaded"}"#,
+            r#"{"object":"error","message":"x"}"#,
+        ] {
+            assert!(facts(yes).error, "{yes}");
+        }
+        for no in [r#"{"error":null,"choices":[]}"#, r#"{"choices":[{"error":1}]}"#, r#"{"error":""}"#] {
+            assert!(!facts(no).error, "{no}");
+        }
+        let all = facts(
+            r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"x":1,"reasoning_tokens":2}}}"#,
+        );
+        let usage = Usage { prompt: Some(9), output: Some(12), cached: Some(4), reasoning: Some(2) };
+        assert_eq!(all.usage, Some(usage));
+        assert_eq!(facts(r#"{"choices":[],"usage":null}"#).usage, None);
+        let timings = facts(r#"{"choices":[],"timings":{"cache_n":3,"prompt_n":9,"predicted_n":5}}"#);
+        let usage = Usage { prompt: Some(12), output: Some(5), cached: Some(3), reasoning: None };
+        assert_eq!((timings.usage, timings.fallback), (None, Some(usage)));
+    }
+
+    /// Whatever a decoder has seen, it says of an event what a fresh one says.
+    #[test]
+    fn memory_changes_nothing() {
+        let texts = ["a", "", "\\\"", "\\\\", "b\",\"c\":\"d", "x\"}}]}"];
+        let tails = ["", r#","usage":null"#, r#","usage":{"completion_tokens":3}"#, r#","error":{"a":1}"#, r#","obfuscation":"x""#];
+        let ends = ["null", r#""stop""#];
+        let mut events = Vec::new();
+        for text in texts {
+            for tail in tails {
+                for end in ends {
+                    for index in 0..2 {
+                        for ids in ["null", "[]", "[1,2]"] {
+                            let choice = format!(r#"{{"index":{index},"delta":{{"content":"{text}"}},"finish_reason":{end},"token_ids":{ids}}}"#);
+                            events.push(chunk(&choice, tail));
+                            events.push(chunk(&format!("{choice},{choice}"), tail));
+                        }
+                    }
+                }
+            }
+        }
+        let read = |decoder: &mut Decoder, event: &str| {
+            let mut choices = Vec::new();
+            let mut facts = decoder.event(event.as_bytes(), |choice| choices.push(format!("{choice:?}")));
+            facts.model = None;
+            (choices, format!("{facts:?}"))
+        };
+        let mut decoder = Decoder::new();
+        // Every event after every other, more or less.
+        let mut at = 0;
+        for step in (1..events.len()).step_by(37) {
+            for _ in 0..events.len() {
+                at = (at + step) % events.len();
+                assert_eq!(read(&mut decoder, &events[at]), read(&mut Decoder::new(), &events[at]));
+            }
+        }
+    }
+}
