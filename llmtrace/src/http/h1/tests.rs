@@ -1,4 +1,5 @@
 use super::*;
+use crate::http::MAX_PIPELINE;
 
 /// What a parser reported, bodies joined.
 fn line<H>(log: &mut Vec<String>, event: &Event<'_, H>, head: impl FnOnce(&H) -> String) {

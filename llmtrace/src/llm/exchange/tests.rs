@@ -318,5 +318,6 @@ fn a_live_stream_is_small() {
     }
     let parsers = size_of::<RequestParser>() + size_of::<ResponseParser>();
     let all = server.exchange.size() + parsers + server.parser.buffered();
+    println!("{all} bytes");
     assert!(all <= 2_500, "{all}");
 }
