@@ -9,17 +9,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
+use toolchain::Toolchain;
+
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
-    let root = manifest.parent().expect("the crate is a folder of the workspace");
+    let root = manifest
+        .parent()
+        .expect("the crate is a folder of the workspace");
 
     for path in [
-        "llmtrace-ebpf/src",
-        "llmtrace-ebpf/Cargo.toml",
-        "llmtrace-common/src",
-        "llmtrace-common/Cargo.toml",
+        "llmtrace-ebpf",
+        "llmtrace-common",
         "xtask/src/toolchain.rs",
         "Cargo.toml",
         "Cargo.lock",
@@ -27,7 +29,7 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 
-    let toolchain = match toolchain::find(root) {
+    let toolchain = match find(root) {
         Ok(toolchain) => toolchain,
         Err(missing) => {
             // Cargo prints this line and stops: no panic, no backtrace, nothing else to read.
@@ -37,14 +39,33 @@ fn main() {
     };
     println!("cargo::rerun-if-changed={}", toolchain.linker.display());
 
-    // A target folder of its own: the outer cargo holds the lock of the usual one.
-    let target_dir = out.join("kernel");
+    // A target folder of its own: the outer cargo holds the lock of the usual one. All profiles and
+    // clippy share it, because the kernel object is the same for each and takes a while to build.
+    let target_dir = out
+        .ancestors()
+        .find(|dir| dir.ends_with("build"))
+        .and_then(|build| build.parent()?.parent())
+        .unwrap_or(&out)
+        .join("kernel-object");
     let mut cargo = toolchain.cargo(root, "build", &target_dir, &arch);
     cargo.args(["--quiet", "--bin", "llmtrace-ebpf"]);
     compile(&mut cargo);
 
-    let built = target_dir.join(toolchain::TARGET).join("release/llmtrace-ebpf");
+    let built = target_dir
+        .join(toolchain::TARGET)
+        .join("release/llmtrace-ebpf");
     copy(&built, &out.join("llmtrace.bpf.o"));
+}
+
+fn find(root: &Path) -> Result<Toolchain, String> {
+    let missing = |what: &str| {
+        format!("the kernel programs need {what}, which is not here: run `cargo xtask setup`")
+    };
+    Ok(Toolchain {
+        compiler: toolchain::compiler()
+            .ok_or_else(|| missing("a Rust compiler for bpfel-unknown-none"))?,
+        linker: toolchain::linker(root).ok_or_else(|| missing("bpf-linker"))?,
+    })
 }
 
 /// Runs the inner cargo; its warnings become warnings of this build, its errors go to the terminal.
@@ -52,7 +73,10 @@ fn compile(cargo: &mut Command) {
     let output = match cargo.output() {
         Ok(output) => output,
         Err(error) => {
-            println!("cargo::error=cannot start {}: {error}", cargo.get_program().display());
+            println!(
+                "cargo::error=cannot start {}: {error}",
+                cargo.get_program().display()
+            );
             exit(1);
         }
     };
@@ -63,14 +87,18 @@ fn compile(cargo: &mut Command) {
         }
     } else {
         eprintln!("{said}");
-        eprintln!("The kernel programs (llmtrace-ebpf) did not build; the command was: {cargo:?}");
+        eprintln!("The kernel programs (llmtrace-ebpf) did not build; see above.");
         exit(1);
     }
 }
 
 fn copy(from: &Path, to: &Path) {
     if let Err(error) = fs::copy(from, to) {
-        println!("cargo::error=cannot copy {} to {}: {error}", from.display(), to.display());
+        println!(
+            "cargo::error=cannot copy {} to {}: {error}",
+            from.display(),
+            to.display()
+        );
         exit(1);
     }
 }

@@ -1,1 +1,173 @@
-pub fn ensure() -> anyhow::Result<()> { Ok(()) }
+//! What the end-to-end tests start besides the agent: pinned Python and Node packages, nginx, and a
+//! tiny model for llama.cpp. All of it lives under target/ except nginx.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::toolchain::on_path;
+use crate::{apt, sh};
+
+const FIXTURES: &str = "tests/fixtures";
+/// Small enough to be made in seconds and to answer at thousands of tokens per second.
+const MODEL: [&str; 8] = [
+    "--dim", "64", "--layers", "2", "--ff", "128", "--vocab", "2048",
+];
+
+pub fn ensure() -> Result<()> {
+    python()?;
+    node()?;
+    nginx()?;
+    model()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    sh::root().join(FIXTURES).join(name)
+}
+
+fn read(name: &str) -> Result<String> {
+    let path = fixture(name);
+    fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Does `make` unless the stamp in `dir` says that it was done from these very inputs. The stamp is
+/// written last, so what was interrupted is done again from the start.
+fn once(dir: &Path, inputs: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
+    let stamp = dir.join(".xtask-stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == inputs) {
+        return Ok(());
+    }
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    fs::create_dir_all(dir)?;
+    make()?;
+    fs::write(&stamp, inputs)?;
+    Ok(())
+}
+
+fn python() -> Result<()> {
+    let requirements = read("requirements.txt")?;
+    let venv = sh::root().join("target/venv");
+    let python = match find_python() {
+        Some(python) => python,
+        None => {
+            if apt::available() {
+                apt::ensure(
+                    &["python3", "python3-venv"],
+                    "servers and clients of the tests",
+                )?;
+            }
+            find_python().context(
+                "the end-to-end tests need Python 3.11 or newer with its venv module (python3 on \
+                 PATH): install it, then run this again",
+            )?
+        }
+    };
+    let version = sh::output(&mut sh::command(&python, ["-V"])).unwrap_or_default();
+    once(
+        &venv,
+        &format!("{} {version}\n{requirements}", python.display()),
+        || {
+            sh::say(&format!(
+                "Python packages of the tests into target/venv ({version}, a minute)"
+            ));
+            sh::quiet(sh::command(&python, ["-m", "venv"]).arg(&venv))?;
+            sh::quiet(
+                sh::command(
+                    venv.join("bin/python"),
+                    [
+                        "-m",
+                        "pip",
+                        "install",
+                        "--quiet",
+                        "--disable-pip-version-check",
+                        "-r",
+                    ],
+                )
+                .arg(fixture("requirements.txt")),
+            )
+            .context("pip could not install tests/fixtures/requirements.txt")
+        },
+    )
+}
+
+/// numpy's pin wants 3.11; ensurepip is what Debian leaves out when python3-venv is missing.
+fn find_python() -> Option<PathBuf> {
+    const CHECK: &str = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))";
+    [on_path("python3"), Some("/usr/bin/python3".into())]
+        .into_iter()
+        .flatten()
+        .find(|python| sh::output(&mut sh::command(python, ["-c", CHECK])).is_some())
+}
+
+fn node() -> Result<()> {
+    let (package, lock) = (read("package.json")?, read("package-lock.json")?);
+    let dir = sh::root().join("target/node");
+    if apt::available() {
+        // Node's own packages bring npm along, Debian's do not.
+        if on_path("node").is_none() {
+            apt::ensure(&["nodejs"], "a server and clients of the tests")?;
+        }
+        if on_path("npm").is_none() {
+            apt::ensure(&["npm"], "the Node SDKs of the tests")?;
+        }
+    }
+    let version = sh::output(&mut sh::command("node", ["--version"])).unwrap_or_default();
+    let major = version
+        .trim_start_matches('v')
+        .split('.')
+        .next()
+        .and_then(|v| v.parse().ok());
+    if major.is_none_or(|major: u32| major < 18) || on_path("npm").is_none() {
+        bail!(
+            "the end-to-end tests need Node 18 or newer with npm (found: {}): install it, then run \
+             this again",
+            if version.is_empty() { "none" } else { &version }
+        );
+    }
+    once(&dir, &format!("{package}{lock}"), || {
+        sh::say("Node packages of the tests into target/node");
+        fs::write(dir.join("package.json"), &package)?;
+        fs::write(dir.join("package-lock.json"), &lock)?;
+        let mut npm = sh::command("npm", ["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        sh::quiet(npm.current_dir(&dir))
+            .context("npm could not install tests/fixtures/package-lock.json")
+    })
+}
+
+fn nginx() -> Result<()> {
+    let here = || on_path("nginx").is_some() || Path::new("/usr/sbin/nginx").exists();
+    if here() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the end-to-end tests need nginx: install it, then run this again");
+    }
+    apt::ensure(&["nginx-light"], "the proxy of the tests")?;
+    // The package starts a server on port 80, which nobody asked for; the tests start their own.
+    if Path::new("/run/systemd/system").exists() {
+        sh::say("switching off the nginx service that the package has started");
+        sh::quiet(sh::as_root("systemctl", &[])?.args(["disable", "--now", "nginx"]))?;
+    }
+    if !here() {
+        bail!("nginx-light is installed but there is no nginx in PATH or /usr/sbin");
+    }
+    Ok(())
+}
+
+fn model() -> Result<()> {
+    let script = read("mkmodel.py")?;
+    let dir = sh::root().join("target/model");
+    once(&dir, &format!("{}\n{script}", MODEL.join(" ")), || {
+        sh::say("making the tiny model target/model/tiny.gguf");
+        let python = sh::root().join("target/venv/bin/python");
+        let mut cmd = sh::command(python, [fixture("mkmodel.py")]);
+        sh::quiet(cmd.arg(&dir).args(MODEL))?;
+        if !dir.join("tiny.gguf").exists() {
+            bail!("tests/fixtures/mkmodel.py ended well but wrote no target/model/tiny.gguf");
+        }
+        Ok(())
+    })
+}

@@ -5,7 +5,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,40 +25,23 @@ pub struct Toolchain {
     pub linker: PathBuf,
 }
 
-/// What is not there; its text is one sentence that says what to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    Compiler,
-    Linker,
-}
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self {
-            Self::Compiler => "a Rust compiler for bpfel-unknown-none",
-            Self::Linker => "bpf-linker",
-        };
-        write!(f, "the kernel programs need {what}, which is not here: run `cargo xtask setup`")
-    }
-}
-
-pub fn find(root: &Path) -> Result<Toolchain, Missing> {
-    let compiler = compiler().ok_or(Missing::Compiler)?;
-    let linker = linker(root).ok_or(Missing::Linker)?;
-    Ok(Toolchain { compiler, linker })
-}
-
 pub fn compiler() -> Option<Compiler> {
     prebuilt().or_else(nightly)
 }
 
 fn prebuilt() -> Option<Compiler> {
     // Fixed paths: what PATH finds first is usually rustup's proxy, which never has this target.
-    let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
+    let (rustc, cargo) = (
+        PathBuf::from("/usr/bin/rustc"),
+        PathBuf::from("/usr/bin/cargo"),
+    );
     if !cargo.exists() {
         return None;
     }
-    let lib = sysroot(Command::new(&rustc))?.join("lib/rustlib").join(TARGET).join("lib");
+    let lib = sysroot(Command::new(&rustc))?
+        .join("lib/rustlib")
+        .join(TARGET)
+        .join("lib");
     // Debian updates change the hash in the file name, so look for any core.
     let core = lib.read_dir().ok()?.flatten().any(|entry| {
         let name = entry.file_name();
@@ -87,11 +69,16 @@ fn sysroot(mut rustc: Command) -> Option<PathBuf> {
 /// Our own build first: `cargo xtask setup` puts one there when the one on PATH cannot link.
 pub fn linker(root: &Path) -> Option<PathBuf> {
     let own = root.join("target/tools/bin/bpf-linker");
-    [Some(own), on_path("bpf-linker")].into_iter().flatten().find(|path| recent_enough(path))
+    [Some(own), on_path("bpf-linker")]
+        .into_iter()
+        .flatten()
+        .find(|path| recent_enough(path))
 }
 
 fn recent_enough(linker: &Path) -> bool {
-    let Ok(output) = Command::new(linker).arg("--version").output() else { return false };
+    let Ok(output) = Command::new(linker).arg("--version").output() else {
+        return false;
+    };
     let text = String::from_utf8_lossy(&output.stdout);
     output.status.success() && linker_version(&text).is_some_and(|v| v >= OLDEST_LINKER)
 }
@@ -103,20 +90,29 @@ fn linker_version(text: &str) -> Option<(u32, u32)> {
 
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 impl Toolchain {
-    /// A cargo command line for the kernel crate: `verb` is build, check or clippy.
+    /// A cargo command line for the kernel crate: `verb` is build, check or clippy; the latter two
+    /// are there for lint and take warnings for errors.
     pub fn cargo(&self, root: &Path, verb: &str, target_dir: &Path, arch: &str) -> Command {
         let mut cmd = match &self.compiler {
             Compiler::Prebuilt { rustc, cargo } => {
                 // Debian's cargo-clippy has to be named: cargo would find rustup's proxy first.
-                let cargo = if verb == "clippy" { Path::new("/usr/bin/cargo-clippy") } else { cargo };
+                let cargo = if verb == "clippy" {
+                    Path::new("/usr/bin/cargo-clippy")
+                } else {
+                    cargo
+                };
                 let mut cmd = Command::new(cargo);
                 clean(&mut cmd);
                 // aya-ebpf uses unstable features; this compiler calls itself stable.
-                cmd.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg(verb);
+                cmd.env("RUSTC", rustc)
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .arg(verb);
                 if verb == "clippy" {
                     cmd.env("CARGO", "/usr/bin/cargo");
                 }
@@ -130,7 +126,14 @@ impl Toolchain {
             }
         };
         cmd.current_dir(root)
-            .args(["--package", "llmtrace-ebpf", "--release", "--locked", "--target", TARGET])
+            .args([
+                "--package",
+                "llmtrace-ebpf",
+                "--release",
+                "--locked",
+                "--target",
+                TARGET,
+            ])
             .arg("--target-dir")
             .arg(target_dir);
         let mut flags = OsString::from("-Clinker=");
@@ -143,6 +146,9 @@ impl Toolchain {
         ] {
             flags.push("\x1f");
             flags.push(flag);
+        }
+        if verb != "build" {
+            flags.push("\x1f-Dwarnings");
         }
         cmd.env("CARGO_ENCODED_RUSTFLAGS", flags);
         // The agent's profile asks for fat LTO; bpf-linker does that job and needs the debug info of
