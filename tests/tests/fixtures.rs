@@ -203,7 +203,7 @@ fn rust_cuts_streams_as_asked() {
 #[test]
 fn rust_odd_writes_and_its_own_times() {
     let server = Server::app(Model::Thread);
-    for (who, plan, tokens) in [
+    for (n, (who, plan, tokens)) in [
         (
             "bytes",
             Plan {
@@ -229,7 +229,10 @@ fn rust_odd_writes_and_its_own_times() {
             },
             20,
         ),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let ask = Ask {
             plan,
             max_tokens: tokens,
@@ -241,8 +244,8 @@ fn rust_odd_writes_and_its_own_times() {
             (record.outcome, record.answer.token_events),
             ("success", tokens)
         );
-        let log = server.wait_for_log(1);
-        let own = log.last().unwrap();
+        let log = server.wait_for_log(n + 1);
+        let own = find(&log, who);
         assert_eq!(own.token_times_ns.len() as u64, tokens);
         assert!(record.send_ns <= own.start_ns && own.ttft() <= record.ttft());
         for (server, client) in own.token_times_ns.iter().zip(&record.token_times_ns) {
