@@ -15,17 +15,11 @@ fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
-    let root = manifest
-        .parent()
-        .expect("the crate is a folder of the workspace");
+    let root = manifest.parent().expect("the crate is a folder of the workspace");
 
-    for path in [
-        "llmtrace-ebpf",
-        "llmtrace-common",
-        "xtask/src/toolchain.rs",
-        "Cargo.toml",
-        "Cargo.lock",
-    ] {
+    for path in
+        ["llmtrace-ebpf", "llmtrace-common", "xtask/src/toolchain.rs", "Cargo.toml", "Cargo.lock"]
+    {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 
@@ -51,9 +45,7 @@ fn main() {
     cargo.args(["--quiet", "--bin", "llmtrace-ebpf"]);
     compile(&mut cargo);
 
-    let built = target_dir
-        .join(toolchain::TARGET)
-        .join("release/llmtrace-ebpf");
+    let built = target_dir.join(toolchain::TARGET).join("release/llmtrace-ebpf");
     copy(&built, &out.join("llmtrace.bpf.o"));
 }
 
@@ -73,10 +65,7 @@ fn compile(cargo: &mut Command) {
     let output = match cargo.output() {
         Ok(output) => output,
         Err(error) => {
-            println!(
-                "cargo::error=cannot start {}: {error}",
-                cargo.get_program().display()
-            );
+            println!("cargo::error=cannot start {}: {error}", cargo.get_program().display());
             exit(1);
         }
     };
@@ -94,11 +83,7 @@ fn compile(cargo: &mut Command) {
 
 fn copy(from: &Path, to: &Path) {
     if let Err(error) = fs::copy(from, to) {
-        println!(
-            "cargo::error=cannot copy {} to {}: {error}",
-            from.display(),
-            to.display()
-        );
+        println!("cargo::error=cannot copy {} to {}: {error}", from.display(), to.display());
         exit(1);
     }
 }

@@ -10,18 +10,11 @@ pub fn available() -> bool {
 }
 
 pub fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
-    packages
-        .iter()
-        .copied()
-        .filter(|name| !installed(name))
-        .collect()
+    packages.iter().copied().filter(|name| !installed(name)).collect()
 }
 
 fn installed(package: &str) -> bool {
-    let status = sh::output(&mut sh::command(
-        "dpkg-query",
-        ["-W", "-f", "${Status}", package],
-    ));
+    let status = sh::output(&mut sh::command("dpkg-query", ["-W", "-f", "${Status}", package]));
     status.is_some_and(|text| text.ends_with(" installed"))
 }
 
@@ -30,9 +23,7 @@ pub fn offers(package: &str) -> bool {
     let policy = sh::output(&mut sh::command("apt-cache", ["policy", package]));
     policy.is_some_and(|text| {
         text.lines().any(|line| {
-            line.trim_start()
-                .strip_prefix("Candidate:")
-                .is_some_and(|v| v.trim() != "(none)")
+            line.trim_start().strip_prefix("Candidate:").is_some_and(|v| v.trim() != "(none)")
         })
     })
 }
@@ -55,15 +46,9 @@ pub fn ensure(packages: &[&str], why: &str) -> Result<()> {
     }
     sh::say(&format!("installing {} ({why})", missing.join(" ")));
     let mut cmd = sh::as_root("env", &[])?;
-    cmd.args([
-        "DEBIAN_FRONTEND=noninteractive",
-        "apt-get",
-        "install",
-        "-y",
-        "-qq",
-    ])
-    .arg("--no-install-recommends")
-    .args(&missing);
+    cmd.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"])
+        .arg("--no-install-recommends")
+        .args(&missing);
     // Lists of last week name files that the mirror has dropped; fresh ones settle it.
     if let Err(first) = sh::quiet(&mut cmd) {
         update().map_err(|_| first)?;

@@ -19,10 +19,7 @@ pub fn run(args: &Args) -> Result<()> {
     build::run(&build::Args { release: true })?;
     let bench = sh::target_dir().join("release/bench");
     if !bench.exists() {
-        bail!(
-            "{} is not there: the tests crate has no binary `bench`",
-            bench.display()
-        );
+        bail!("{} is not there: the tests crate has no binary `bench`", bench.display());
     }
     // Started as a program and not by `cargo run`: root may have neither cargo nor our files.
     let mut cmd = sh::as_root(&bench, &["CARGO_TARGET_DIR", "RUST_BACKTRACE"])?;

@@ -24,10 +24,7 @@ pub fn run(_: &Args) -> Result<()> {
     step("lint", &|| lint::run(&lint::Args {}))?;
     step("fixtures", &fixtures::ensure)?;
     step("build", &|| build::run(&build::Args { release: true }))?;
-    let list: Vec<_> = times
-        .iter()
-        .map(|(name, s)| format!("{name} {s:.0} s"))
-        .collect();
+    let list: Vec<_> = times.iter().map(|(name, s)| format!("{name} {s:.0} s")).collect();
     // Printed before the tests: the runner's closing lines have to be the last thing in the log.
     sh::say(&format!("before the tests: {}", list.join(", ")));
     test::run(&test::Args::default())

@@ -11,9 +11,7 @@ use crate::{apt, sh};
 
 const FIXTURES: &str = "tests/fixtures";
 /// Small enough to be made in seconds and to answer at thousands of tokens per second.
-const MODEL: [&str; 8] = [
-    "--dim", "64", "--layers", "2", "--ff", "128", "--vocab", "2048",
-];
+const MODEL: [&str; 8] = ["--dim", "64", "--layers", "2", "--ff", "128", "--vocab", "2048"];
 
 pub fn ensure() -> Result<()> {
     python()?;
@@ -54,10 +52,7 @@ fn python() -> Result<()> {
         Some(python) => python,
         None => {
             if apt::available() {
-                apt::ensure(
-                    &["python3", "python3-venv"],
-                    "servers and clients of the tests",
-                )?;
+                apt::ensure(&["python3", "python3-venv"], "servers and clients of the tests")?;
             }
             find_python().context(
                 "the end-to-end tests need Python 3.11 or newer with its venv module (python3 on \
@@ -66,31 +61,18 @@ fn python() -> Result<()> {
         }
     };
     let version = sh::output(&mut sh::command(&python, ["-V"])).unwrap_or_default();
-    once(
-        &venv,
-        &format!("{} {version}\n{requirements}", python.display()),
-        || {
-            sh::say(&format!(
-                "Python packages of the tests into target/venv ({version}, a minute)"
-            ));
-            sh::quiet(sh::command(&python, ["-m", "venv"]).arg(&venv))?;
-            sh::quiet(
-                sh::command(
-                    venv.join("bin/python"),
-                    [
-                        "-m",
-                        "pip",
-                        "install",
-                        "--quiet",
-                        "--disable-pip-version-check",
-                        "-r",
-                    ],
-                )
-                .arg(fixture("requirements.txt")),
+    once(&venv, &format!("{} {version}\n{requirements}", python.display()), || {
+        sh::say(&format!("Python packages of the tests into target/venv ({version}, a minute)"));
+        sh::quiet(sh::command(&python, ["-m", "venv"]).arg(&venv))?;
+        sh::quiet(
+            sh::command(
+                venv.join("bin/python"),
+                ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"],
             )
-            .context("pip could not install tests/fixtures/requirements.txt")
-        },
-    )
+            .arg(fixture("requirements.txt")),
+        )
+        .context("pip could not install tests/fixtures/requirements.txt")
+    })
 }
 
 /// numpy's pin wants 3.11; ensurepip is what Debian leaves out when python3-venv is missing.
@@ -115,11 +97,7 @@ fn node() -> Result<()> {
         }
     }
     let version = sh::output(&mut sh::command("node", ["--version"])).unwrap_or_default();
-    let major = version
-        .trim_start_matches('v')
-        .split('.')
-        .next()
-        .and_then(|v| v.parse().ok());
+    let major = version.trim_start_matches('v').split('.').next().and_then(|v| v.parse().ok());
     if major.is_none_or(|major: u32| major < 18) || on_path("npm").is_none() {
         bail!(
             "the end-to-end tests need Node 18 or newer with npm (found: {}): install it, then run \

@@ -23,23 +23,13 @@ pub fn run(_: &Args) -> Result<()> {
     let fuzz = sh::root().join("llmtrace/fuzz/Cargo.toml");
     if fuzz.exists() {
         // Not a member of the workspace, so --all does not reach it.
-        sh::run(
-            sh::cargo()
-                .args(["fmt", "--check", "--manifest-path"])
-                .arg(&fuzz),
-        )
-        .context("run `cargo fmt --manifest-path llmtrace/fuzz/Cargo.toml` to format")?;
+        sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path"]).arg(&fuzz))
+            .context("run `cargo fmt --manifest-path llmtrace/fuzz/Cargo.toml` to format")?;
     }
     let toolchain = setup::kernel_toolchain()?;
     kernel_clippy(&toolchain)?;
     let mut clippy = sh::cargo();
-    clippy.args([
-        "clippy",
-        "--workspace",
-        "--exclude",
-        "llmtrace-ebpf",
-        "--all-targets",
-    ]);
+    clippy.args(["clippy", "--workspace", "--exclude", "llmtrace-ebpf", "--all-targets"]);
     sh::run(clippy.args(["--", "-D", "warnings"]))?;
     if on_path("cargo-deny").is_some() {
         sh::run(sh::cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
@@ -54,19 +44,11 @@ fn kernel_clippy(toolchain: &Toolchain) -> Result<()> {
                 apt::ensure(&["rust-web-clippy"], "clippy for the kernel programs")?;
             }
             // Without it a build that has no warnings is the next best.
-            if std::path::Path::new("/usr/bin/cargo-clippy").exists() {
-                "clippy"
-            } else {
-                "check"
-            }
+            if std::path::Path::new("/usr/bin/cargo-clippy").exists() { "clippy" } else { "check" }
         }
         Compiler::Nightly { rustup } => {
             let clippy = ["run", "nightly", "cargo", "clippy", "--version"];
-            if sh::output(&mut sh::command(rustup, clippy)).is_some() {
-                "clippy"
-            } else {
-                "check"
-            }
+            if sh::output(&mut sh::command(rustup, clippy)).is_some() { "clippy" } else { "check" }
         }
     };
     let target_dir = sh::target_dir().join("kernel-lint");
@@ -77,14 +59,7 @@ fn kernel_clippy(toolchain: &Toolchain) -> Result<()> {
 fn sources() -> Result<()> {
     let list = sh::output(&mut sh::command(
         "git",
-        [
-            "ls-files",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-            "--",
-            "*.rs",
-        ],
+        ["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.rs"],
     ))
     .context(
         "`git ls-files` failed: lint needs a git checkout to tell our files from built ones",
@@ -99,9 +74,7 @@ fn sources() -> Result<()> {
         files += 1;
         let lines = source.lines().count();
         if lines > MOST_LINES {
-            problems.push(format!(
-                "{file}: {lines} lines, at most {MOST_LINES}: split it"
-            ));
+            problems.push(format!("{file}: {lines} lines, at most {MOST_LINES}: split it"));
         }
         problems.extend(flow::check(file, &source).iter().map(ToString::to_string));
     }
@@ -109,10 +82,7 @@ fn sources() -> Result<()> {
         eprintln!("{problem}");
     }
     if !problems.is_empty() {
-        bail!(
-            "{} problems of import flow or file size (see above)",
-            problems.len()
-        );
+        bail!("{} problems of import flow or file size (see above)", problems.len());
     }
     sh::say(&format!("import flow and sizes of {files} files are fine"));
     Ok(())

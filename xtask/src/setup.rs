@@ -32,10 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
         Compiler::Prebuilt { rustc, .. } => rustc.display().to_string(),
         Compiler::Nightly { .. } => "rustup's nightly".to_owned(),
     };
-    sh::say(&format!(
-        "kernel object: {compiler}, {}",
-        toolchain.linker.display()
-    ));
+    sh::say(&format!("kernel object: {compiler}, {}", toolchain.linker.display()));
     if args.fixtures {
         fixtures::ensure()?;
         sh::say("test fixtures: target/venv, target/node, target/model");
@@ -60,10 +57,7 @@ pub fn kernel_toolchain() -> Result<toolchain::Toolchain> {
         );
     };
     if !proven(&compiler, &linker)? {
-        bail!(
-            "{} does not link what this compiler emits (see above)",
-            linker.display()
-        );
+        bail!("{} does not link what this compiler emits (see above)", linker.display());
     }
     Ok(toolchain::Toolchain { compiler, linker })
 }
@@ -75,10 +69,7 @@ fn install_compiler() -> Result<Compiler> {
             apt::update()?;
         }
         if DEBIAN.iter().all(|package| apt::offers(package)) {
-            apt::ensure(
-                &DEBIAN,
-                "a rustc with a core library for the kernel's BPF target",
-            )?;
+            apt::ensure(&DEBIAN, "a rustc with a core library for the kernel's BPF target")?;
             return toolchain::compiler().context(
                 "Debian's rustc-web is installed but has no core for bpfel-unknown-none in its sysroot",
             );
@@ -94,15 +85,7 @@ fn install_compiler() -> Result<Compiler> {
     sh::say("installing Rust nightly with rust-src");
     sh::run(&mut sh::command(
         "rustup",
-        [
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ],
+        ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"],
     ))?;
     toolchain::compiler().context("rustup's nightly has no rust-src after all")
 }
@@ -110,19 +93,10 @@ fn install_compiler() -> Result<Compiler> {
 fn install_linker(compiler: &Compiler) -> Result<()> {
     let mut cargo = sh::cargo();
     toolchain::clean(&mut cargo);
-    cargo.args([
-        "install",
-        "bpf-linker",
-        "--version",
-        LINKER_VERSION,
-        "--locked",
-        "--force",
-    ]);
+    cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"]);
     cargo.arg("--root").arg(sh::root().join("target/tools"));
     // A build folder of its own, so that nothing of it stays behind in ours.
-    cargo
-        .arg("--target-dir")
-        .arg(sh::root().join("target/tools/build"));
+    cargo.arg("--target-dir").arg(sh::root().join("target/tools/build"));
 
     let llvm = llvm_major(compiler)?;
     let prefix = format!("/usr/lib/llvm-{llvm}");
@@ -132,28 +106,17 @@ fn install_linker(compiler: &Compiler) -> Result<()> {
             apt::update()?;
         }
         if apt::offers(&dev) {
-            apt::ensure(
-                &[&dev, "zlib1g-dev", "libzstd-dev", "g++"],
-                "LLVM, for bpf-linker",
-            )?;
+            apt::ensure(&[&dev, "zlib1g-dev", "libzstd-dev", "g++"], "LLVM, for bpf-linker")?;
         }
     }
     if Path::new(&prefix).join("bin/llvm-config").exists() {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut path_with_llvm = std::ffi::OsString::from(format!("{prefix}/bin:"));
         path_with_llvm.push(path);
-        cargo
-            .env("LLVM_PREFIX", &prefix)
-            .env("PATH", path_with_llvm);
+        cargo.env("LLVM_PREFIX", &prefix).env("PATH", path_with_llvm);
     }
-    cargo.args([
-        "--no-default-features",
-        "--features",
-        &format!("llvm-{llvm}"),
-    ]);
-    sh::say(&format!(
-        "building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)"
-    ));
+    cargo.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+    sh::say(&format!("building bpf-linker {LINKER_VERSION} with LLVM {llvm} (about a minute)"));
     sh::quiet(&mut cargo).with_context(|| {
         format!(
             "bpf-linker did not build: it needs LLVM {llvm} with headers (llvm-config of that version \
@@ -171,9 +134,7 @@ fn llvm_major(compiler: &Compiler) -> Result<u32> {
 }
 
 fn parse_llvm_major(text: &str) -> Option<u32> {
-    let version = text
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let version = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.trim().parse().ok()
 }
 
@@ -195,12 +156,7 @@ fn proven(compiler: &Compiler, linker: &Path) -> Result<bool> {
     };
     let meta = fs::metadata(linker)?;
     let version = sh::output(rustc(compiler).arg("-vV")).unwrap_or_default();
-    let key = format!(
-        "{} {} {}\n{version}\n",
-        linker.display(),
-        meta.size(),
-        meta.mtime()
-    );
+    let key = format!("{} {} {}\n{version}\n", linker.display(), meta.size(), meta.mtime());
     let dir = sh::root().join("target/tools");
     let stamp = dir.join("linker-proven");
     if fs::read_to_string(&stamp).is_ok_and(|text| text == key) {
@@ -210,25 +166,14 @@ fn proven(compiler: &Compiler, linker: &Path) -> Result<bool> {
     let source = dir.join("probe.rs");
     fs::write(&source, PROBE)?;
     let mut cmd = rustc(compiler);
-    cmd.args([
-        "--edition=2021",
-        "--crate-type=bin",
-        "--target",
-        TARGET,
-        "-O",
-    ])
-    .arg(format!("-Clinker={}", linker.display()))
-    .args(["-Clink-arg=--btf", "-Cdebuginfo=2", "-Cpanic=abort", "-o"])
-    .arg(dir.join("probe.o"))
-    .arg(&source);
-    let output = cmd
-        .output()
-        .context("rustc for the kernel object does not start")?;
+    cmd.args(["--edition=2021", "--crate-type=bin", "--target", TARGET, "-O"])
+        .arg(format!("-Clinker={}", linker.display()))
+        .args(["-Clink-arg=--btf", "-Cdebuginfo=2", "-Cpanic=abort", "-o"])
+        .arg(dir.join("probe.o"))
+        .arg(&source);
+    let output = cmd.output().context("rustc for the kernel object does not start")?;
     if !output.status.success() {
-        sh::say(&format!(
-            "{} does not work with this compiler:",
-            linker.display()
-        ));
+        sh::say(&format!("{} does not work with this compiler:", linker.display()));
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         return Ok(false);
     }
@@ -251,10 +196,7 @@ mod tests {
 
     #[test]
     fn reads_the_llvm_version() {
-        assert_eq!(
-            parse_llvm_major("release: 1.96.0\nLLVM version: 22.1.8"),
-            Some(22)
-        );
+        assert_eq!(parse_llvm_major("release: 1.96.0\nLLVM version: 22.1.8"), Some(22));
         assert_eq!(parse_llvm_major("release: 1.96.0"), None);
     }
 }

@@ -23,9 +23,7 @@ impl std::error::Error for Exit {}
 
 /// The workspace's root: xtask runs from anywhere inside it.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Where cargo puts what it builds: not always target/ (CARGO_TARGET_DIR).
@@ -70,19 +68,13 @@ pub fn pass_on(cmd: &mut Command) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     Err(Exit(u8::try_from(code).unwrap_or(1)).into())
 }
 
 /// Runs with its output kept, and shows it only if it fails.
 pub fn quiet(cmd: &mut Command) -> Result<()> {
-    let output = cmd
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| cannot_start(cmd))?;
+    let output = cmd.stdin(Stdio::null()).output().with_context(|| cannot_start(cmd))?;
     if !output.status.success() {
         eprint!("{}", String::from_utf8_lossy(&output.stdout));
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
@@ -93,11 +85,7 @@ pub fn quiet(cmd: &mut Command) -> Result<()> {
 
 /// Standard output, or nothing when the program is missing or fails.
 pub fn output(cmd: &mut Command) -> Option<String> {
-    let output = cmd
-        .stderr(Stdio::null())
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
+    let output = cmd.stderr(Stdio::null()).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
@@ -125,11 +113,7 @@ fn short(text: &OsStr) -> String {
     let text = text.to_string_lossy();
     let prefix = format!("{}/", root().display());
     let text = text.strip_prefix(&prefix).unwrap_or(&text);
-    if text.contains(char::is_whitespace) {
-        format!("'{text}'")
-    } else {
-        text.to_owned()
-    }
+    if text.contains(char::is_whitespace) { format!("'{text}'") } else { text.to_owned() }
 }
 
 pub fn is_root() -> bool {

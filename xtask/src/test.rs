@@ -34,14 +34,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn unit(args: &Args) -> Result<()> {
     let mut cmd = sh::cargo();
-    cmd.args([
-        "test",
-        "--workspace",
-        "--exclude",
-        "llmtrace-ebpf",
-        "--exclude",
-        "llmtrace-tests",
-    ]);
+    cmd.args(["test", "--workspace", "--exclude", "llmtrace-ebpf", "--exclude", "llmtrace-tests"]);
     cmd.args(&args.filter);
     sh::pass_on(&mut cmd)
 }
@@ -66,9 +59,6 @@ fn as_root(cargo: &mut Command) -> Result<()> {
     }
     // Fails here, with a sentence, if there is no sudo.
     sh::as_root("true", &[])?;
-    cargo.args([
-        "--config",
-        r#"target."cfg(unix)".runner=["sudo", "--preserve-env", "--"]"#,
-    ]);
+    cargo.args(["--config", r#"target."cfg(unix)".runner=["sudo", "--preserve-env", "--"]"#]);
     Ok(())
 }

@@ -31,17 +31,11 @@ pub fn compiler() -> Option<Compiler> {
 
 fn prebuilt() -> Option<Compiler> {
     // Fixed paths: what PATH finds first is usually rustup's proxy, which never has this target.
-    let (rustc, cargo) = (
-        PathBuf::from("/usr/bin/rustc"),
-        PathBuf::from("/usr/bin/cargo"),
-    );
+    let (rustc, cargo) = (PathBuf::from("/usr/bin/rustc"), PathBuf::from("/usr/bin/cargo"));
     if !cargo.exists() {
         return None;
     }
-    let lib = sysroot(Command::new(&rustc))?
-        .join("lib/rustlib")
-        .join(TARGET)
-        .join("lib");
+    let lib = sysroot(Command::new(&rustc))?.join("lib/rustlib").join(TARGET).join("lib");
     // Debian updates change the hash in the file name, so look for any core.
     let core = lib.read_dir().ok()?.flatten().any(|entry| {
         let name = entry.file_name();
@@ -69,10 +63,7 @@ fn sysroot(mut rustc: Command) -> Option<PathBuf> {
 /// Our own build first: `cargo xtask setup` puts one there when the one on PATH cannot link.
 pub fn linker(root: &Path) -> Option<PathBuf> {
     let own = root.join("target/tools/bin/bpf-linker");
-    [Some(own), on_path("bpf-linker")]
-        .into_iter()
-        .flatten()
-        .find(|path| recent_enough(path))
+    [Some(own), on_path("bpf-linker")].into_iter().flatten().find(|path| recent_enough(path))
 }
 
 fn recent_enough(linker: &Path) -> bool {
@@ -90,9 +81,7 @@ fn linker_version(text: &str) -> Option<(u32, u32)> {
 
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 impl Toolchain {
@@ -102,17 +91,12 @@ impl Toolchain {
         let mut cmd = match &self.compiler {
             Compiler::Prebuilt { rustc, cargo } => {
                 // Debian's cargo-clippy has to be named: cargo would find rustup's proxy first.
-                let cargo = if verb == "clippy" {
-                    Path::new("/usr/bin/cargo-clippy")
-                } else {
-                    cargo
-                };
+                let cargo =
+                    if verb == "clippy" { Path::new("/usr/bin/cargo-clippy") } else { cargo };
                 let mut cmd = Command::new(cargo);
                 clean(&mut cmd);
                 // aya-ebpf uses unstable features; this compiler calls itself stable.
-                cmd.env("RUSTC", rustc)
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .arg(verb);
+                cmd.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").arg(verb);
                 if verb == "clippy" {
                     cmd.env("CARGO", "/usr/bin/cargo");
                 }
@@ -126,14 +110,7 @@ impl Toolchain {
             }
         };
         cmd.current_dir(root)
-            .args([
-                "--package",
-                "llmtrace-ebpf",
-                "--release",
-                "--locked",
-                "--target",
-                TARGET,
-            ])
+            .args(["--package", "llmtrace-ebpf", "--release", "--locked", "--target", TARGET])
             .arg("--target-dir")
             .arg(target_dir);
         let mut flags = OsString::from("-Clinker=");

@@ -35,41 +35,13 @@ const SANS_IO: &[&str] = &[
 const NO_AYA: &[&str] = &["aya", "aya_obj"];
 
 const RULES: &[Rule] = &[
-    Rule {
-        module: "probe",
-        may_use: Some(&["config", "record"]),
-        must_not: &[],
-    },
-    Rule {
-        module: "record",
-        may_use: Some(&[]),
-        must_not: SANS_IO,
-    },
-    Rule {
-        module: "conn",
-        may_use: Some(&["record"]),
-        must_not: SANS_IO,
-    },
-    Rule {
-        module: "http",
-        may_use: Some(&[]),
-        must_not: SANS_IO,
-    },
-    Rule {
-        module: "llm",
-        may_use: Some(&["http"]),
-        must_not: SANS_IO,
-    },
-    Rule {
-        module: "metrics",
-        may_use: Some(&["llm"]),
-        must_not: NO_AYA,
-    },
-    Rule {
-        module: "export",
-        may_use: Some(&["llm", "metrics"]),
-        must_not: NO_AYA,
-    },
+    Rule { module: "probe", may_use: Some(&["config", "record"]), must_not: &[] },
+    Rule { module: "record", may_use: Some(&[]), must_not: SANS_IO },
+    Rule { module: "conn", may_use: Some(&["record"]), must_not: SANS_IO },
+    Rule { module: "http", may_use: Some(&[]), must_not: SANS_IO },
+    Rule { module: "llm", may_use: Some(&["http"]), must_not: SANS_IO },
+    Rule { module: "metrics", may_use: Some(&["llm"]), must_not: NO_AYA },
+    Rule { module: "export", may_use: Some(&["llm", "metrics"]), must_not: NO_AYA },
 ];
 
 /// The end of the flow: only what starts the agent may name it.
@@ -80,10 +52,7 @@ const MAY_BE_UNSAFE: [&str; 2] = ["record", "probe"];
 
 /// The other crates of the kernel side, by their folder.
 const CRATES: &[(&str, &[&str])] = &[
-    (
-        "llmtrace-common/src/",
-        &["std", "alloc", "aya", "aya_ebpf", "serde"],
-    ),
+    ("llmtrace-common/src/", &["std", "alloc", "aya", "aya_ebpf", "serde"]),
     ("llmtrace-ebpf/src/", &["std", "alloc", "llmtrace"]),
 ];
 
@@ -102,11 +71,7 @@ impl fmt::Display for Violation {
 
 /// Checks one file; `file` is its path from the workspace's root, with forward slashes.
 pub fn check(file: &str, source: &str) -> Vec<Violation> {
-    let violation = |line: usize, text: String| Violation {
-        file: file.to_owned(),
-        line,
-        text,
-    };
+    let violation = |line: usize, text: String| Violation { file: file.to_owned(), line, text };
     if let Some((folder, must_not)) = CRATES.iter().find(|(folder, _)| file.starts_with(folder)) {
         let found = scan(source, &[]);
         let outside = found.into_iter().filter_map(|Found { line, seen }| {
@@ -122,10 +87,7 @@ pub fn check(file: &str, source: &str) -> Vec<Violation> {
     };
     let module = modules.first().map_or("lib", String::as_str).to_owned();
     // A test may read files, keep time and name the whole pipeline.
-    if modules
-        .iter()
-        .any(|name| name == "tests" || name.ends_with("_tests"))
-    {
+    if modules.iter().any(|name| name == "tests" || name.ends_with("_tests")) {
         return Vec::new();
     }
     scan(source, &modules)
@@ -141,12 +103,8 @@ pub fn check(file: &str, source: &str) -> Vec<Violation> {
 }
 
 fn unsafe_text(module: &str) -> Option<String> {
-    (!MAY_BE_UNSAFE.contains(&module)).then(|| {
-        format!(
-            "{module} must not use unsafe: only {} may",
-            MAY_BE_UNSAFE.join(" and ")
-        )
-    })
+    (!MAY_BE_UNSAFE.contains(&module))
+        .then(|| format!("{module} must not use unsafe: only {} may", MAY_BE_UNSAFE.join(" and ")))
 }
 
 fn path_text(module: &str, path: &[String]) -> Option<String> {
@@ -165,9 +123,7 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
         return None;
     }
     if used == SINK && !MAY_USE_SINK.contains(&module) {
-        return Some(format!(
-            "{module} must not use crate::{SINK}: data flows into it, not out"
-        ));
+        return Some(format!("{module} must not use crate::{SINK}: data flows into it, not out"));
     }
     let may_use = rule?.may_use?;
     // Modules begin in lower case and folders exist for them; anything else is lib.rs's own item.
@@ -183,9 +139,7 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
 }
 
 /// Modules without a rule of their own, which may use everything.
-const OTHERS: &[&str] = &[
-    "cli", "config", "demo", "pipeline", "replay", "run", "serve", "ui",
-];
+const OTHERS: &[&str] = &["cli", "config", "demo", "pipeline", "replay", "run", "serve", "ui"];
 
 fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
     must_not.iter().copied().find(|name| {
@@ -198,11 +152,8 @@ fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
 /// The module path of a file of llmtrace/src: `http/h1/mod.rs` is [http, h1].
 fn modules(file: &str) -> Option<Vec<String>> {
     let inside = file.strip_prefix("llmtrace/src/")?;
-    let mut modules: Vec<String> = Path::new(inside)
-        .with_extension("")
-        .iter()
-        .map(|s| s.to_string_lossy().into())
-        .collect();
+    let mut modules: Vec<String> =
+        Path::new(inside).with_extension("").iter().map(|s| s.to_string_lossy().into()).collect();
     if modules.last().is_some_and(|name| name == "mod") || modules == ["lib"] {
         modules.pop();
     }

@@ -68,10 +68,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 Token::Word(word) if word == "unsafe" => {
-                    self.found.push(Found {
-                        line,
-                        seen: Seen::Unsafe,
-                    });
+                    self.found.push(Found { line, seen: Seen::Unsafe });
                 }
                 Token::Word(word) if word == "use" => {
                     self.at += 1;
@@ -122,10 +119,7 @@ impl<'a> Scanner<'a> {
         let path = self.resolve(prefix);
         prefix.truncate(length);
         if !path.is_empty() {
-            self.found.push(Found {
-                line,
-                seen: Seen::Path(path),
-            });
+            self.found.push(Found { line, seen: Seen::Path(path) });
         }
     }
 
@@ -208,14 +202,11 @@ impl<'a> Scanner<'a> {
     }
 
     fn starts_with(&self, texts: &[&str]) -> bool {
-        texts
-            .iter()
-            .enumerate()
-            .all(|(i, text)| match self.peek(i) {
-                Some(Token::Word(word)) => word == text,
-                Some(Token::Other(c)) => text.chars().eq([*c]),
-                Some(Token::Sep) | None => false,
-            })
+        texts.iter().enumerate().all(|(i, text)| match self.peek(i) {
+            Some(Token::Word(word)) => word == text,
+            Some(Token::Other(c)) => text.chars().eq([*c]),
+            Some(Token::Sep) | None => false,
+        })
     }
 }
 
@@ -239,10 +230,8 @@ fn tokens(source: &str) -> Vec<(usize, Token)> {
                 2
             }
             [c, ..] if c.is_alphanumeric() || *c == '_' => {
-                let word: String = rest
-                    .iter()
-                    .take_while(|c| c.is_alphanumeric() || **c == '_')
-                    .collect();
+                let word: String =
+                    rest.iter().take_while(|c| c.is_alphanumeric() || **c == '_').collect();
                 let length = word.chars().count();
                 tokens.push((line, Token::Word(word)));
                 length
@@ -308,10 +297,7 @@ fn raw_string(text: &[char]) -> Option<usize> {
 fn character(text: &[char]) -> usize {
     match text {
         ['\'', '\\', _, rest @ ..] => {
-            3 + rest
-                .iter()
-                .position(|c| *c == '\'')
-                .map_or(0, |end| end + 1)
+            3 + rest.iter().position(|c| *c == '\'').map_or(0, |end| end + 1)
         }
         ['\'', _, '\'', ..] => 3,
         _ => 1,

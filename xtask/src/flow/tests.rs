@@ -1,10 +1,7 @@
 use super::*;
 
 fn texts(file: &str, source: &str) -> Vec<String> {
-    check(file, source)
-        .into_iter()
-        .map(|violation| violation.text)
-        .collect()
+    check(file, source).into_iter().map(|violation| violation.text).collect()
 }
 
 fn paths(source: &str, module: &[&str]) -> Vec<String> {
@@ -21,16 +18,8 @@ fn paths(source: &str, module: &[&str]) -> Vec<String> {
 #[test]
 fn reads_use_trees() {
     assert_eq!(
-        paths(
-            "use crate::{conn::{Table, peer as p}, http::*, record};",
-            &[]
-        ),
-        [
-            "crate::conn::Table",
-            "crate::conn::peer",
-            "crate::http",
-            "crate::record"
-        ]
+        paths("use crate::{conn::{Table, peer as p}, http::*, record};", &[]),
+        ["crate::conn::Table", "crate::conn::peer", "crate::http", "crate::record"]
     );
     assert_eq!(
         paths("use ::tokio; use {std::fs, aya::Ebpf as E};", &[]),
@@ -51,15 +40,9 @@ fn reads_inline_paths() {
 
 #[test]
 fn resolves_relative_paths() {
+    assert_eq!(paths("use super::super::metrics::X;", &["http", "h1"]), ["crate::metrics::X"]);
     assert_eq!(
-        paths("use super::super::metrics::X;", &["http", "h1"]),
-        ["crate::metrics::X"]
-    );
-    assert_eq!(
-        paths(
-            "mod inner { use super::a; } use super::b; use self::c;",
-            &["http", "h1"]
-        ),
+        paths("mod inner { use super::a; } use super::b; use self::c;", &["http", "h1"]),
         ["crate::http::h1::a", "crate::http::b", "crate::http::h1::c"]
     );
 }
@@ -82,86 +65,39 @@ use crate::after::It;
 #[test]
 fn rejects_imports_against_the_flow() {
     assert_eq!(
-        texts(
-            "llmtrace/src/conn/table.rs",
-            "use crate::{http::Head, record::Record};"
-        ),
+        texts("llmtrace/src/conn/table.rs", "use crate::{http::Head, record::Record};"),
         ["conn must not use crate::http: it may use only record"]
     );
     assert_eq!(
-        texts(
-            "llmtrace/src/http/h1/mod.rs",
-            "use super::super::conn::Table;"
-        ),
+        texts("llmtrace/src/http/h1/mod.rs", "use super::super::conn::Table;"),
         ["http must not use crate::conn: it may use no other module of the crate"]
     );
-    assert_eq!(
-        texts(
-            "llmtrace/src/metrics/mod.rs",
-            "fn f(x: crate::http::Head) {}"
-        )
-        .len(),
-        1
-    );
-    assert_eq!(
-        texts("llmtrace/src/export/mod.rs", "use crate::pipeline;").len(),
-        1
-    );
-    assert_eq!(
-        texts("llmtrace/src/serve.rs", "use crate::pipeline::P;").len(),
-        1
-    );
-    assert_eq!(
-        texts("llmtrace/src/probe/mod.rs", "use crate::conn::Table;").len(),
-        1
-    );
+    assert_eq!(texts("llmtrace/src/metrics/mod.rs", "fn f(x: crate::http::Head) {}").len(), 1);
+    assert_eq!(texts("llmtrace/src/export/mod.rs", "use crate::pipeline;").len(), 1);
+    assert_eq!(texts("llmtrace/src/serve.rs", "use crate::pipeline::P;").len(), 1);
+    assert_eq!(texts("llmtrace/src/probe/mod.rs", "use crate::conn::Table;").len(), 1);
 }
 
 #[test]
 fn accepts_the_flow() {
     assert!(
-        texts(
-            "llmtrace/src/llm/mod.rs",
-            "use crate::http::Head; use crate::llm::X;"
-        )
-        .is_empty()
+        texts("llmtrace/src/llm/mod.rs", "use crate::http::Head; use crate::llm::X;").is_empty()
     );
     assert!(texts("llmtrace/src/export/mod.rs", "use crate::{llm, metrics};").is_empty());
     assert!(texts("llmtrace/src/run.rs", "use crate::{pipeline::P, probe};").is_empty());
     assert!(texts("llmtrace/src/main.rs", "use llmtrace::pipeline::P;").is_empty());
-    assert!(
-        texts(
-            "llmtrace/src/pipeline/mod.rs",
-            "use crate::{conn, http, llm};"
-        )
-        .is_empty()
-    );
+    assert!(texts("llmtrace/src/pipeline/mod.rs", "use crate::{conn, http, llm};").is_empty());
     assert!(texts("llmtrace/src/http/tests.rs", "use crate::pipeline::P;").is_empty());
-    assert!(
-        texts(
-            "llmtrace/src/probe/mod.rs",
-            "use aya::Ebpf; unsafe fn f() {}"
-        )
-        .is_empty()
-    );
+    assert!(texts("llmtrace/src/probe/mod.rs", "use aya::Ebpf; unsafe fn f() {}").is_empty());
     assert!(texts("xtask/src/main.rs", "use crate::conn; unsafe {}").is_empty());
 }
 
 #[test]
 fn keeps_the_outside_out() {
+    assert_eq!(texts("llmtrace/src/run.rs", "use aya::Ebpf;"), ["run must not use aya"]);
+    assert_eq!(texts("llmtrace/src/http/mod.rs", "use tokio::time;"), ["http must not use tokio"]);
     assert_eq!(
-        texts("llmtrace/src/run.rs", "use aya::Ebpf;"),
-        ["run must not use aya"]
-    );
-    assert_eq!(
-        texts("llmtrace/src/http/mod.rs", "use tokio::time;"),
-        ["http must not use tokio"]
-    );
-    assert_eq!(
-        texts(
-            "llmtrace/src/conn/mod.rs",
-            "use std::{net::IpAddr, time::Instant};"
-        ),
+        texts("llmtrace/src/conn/mod.rs", "use std::{net::IpAddr, time::Instant};"),
         ["conn must not use std::time::Instant"]
     );
     assert_eq!(
@@ -172,15 +108,9 @@ fn keeps_the_outside_out() {
 
 #[test]
 fn keeps_unsafe_in_its_place() {
-    let found = check(
-        "llmtrace/src/llm/json.rs",
-        "fn f() {}\nfn g() { unsafe { f() } }",
-    );
+    let found = check("llmtrace/src/llm/json.rs", "fn f() {}\nfn g() { unsafe { f() } }");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].line, 2);
-    assert_eq!(
-        found[0].text,
-        "llm must not use unsafe: only record and probe may"
-    );
+    assert_eq!(found[0].text, "llm must not use unsafe: only record and probe may");
     assert!(texts("llmtrace/src/lib.rs", "#![deny(unsafe_code)]").is_empty());
 }
