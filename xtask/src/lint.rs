@@ -19,7 +19,7 @@ pub fn run(_: &Args) -> Result<()> {
     // The quick ones first: they need nothing installed.
     sources()?;
     sh::run(sh::cargo().args(["fmt", "--all", "--check"]))
-        .context("run `cargo fmt --all` to format (fuzz targets: see below)")?;
+        .context("run `cargo fmt --all` to format")?;
     let fuzz = sh::root().join("llmtrace/fuzz/Cargo.toml");
     if fuzz.exists() {
         // Not a member of the workspace, so --all does not reach it.
@@ -51,7 +51,7 @@ fn kernel_clippy(toolchain: &Toolchain) -> Result<()> {
             if sh::output(&mut sh::command(rustup, clippy)).is_some() { "clippy" } else { "check" }
         }
     };
-    let target_dir = sh::target_dir().join("kernel-lint");
+    let target_dir = sh::target_dir().join("kernel-object");
     sh::run(&mut toolchain.cargo(sh::root(), verb, &target_dir, std::env::consts::ARCH))
 }
 

@@ -59,6 +59,9 @@ fn as_root(cargo: &mut Command) -> Result<()> {
     }
     // Fails here, with a sentence, if there is no sudo.
     sh::as_root("true", &[])?;
-    cargo.args(["--config", r#"target."cfg(unix)".runner=["sudo", "--preserve-env", "--"]"#]);
+    // sudo puts a PATH of its own, on which the user's node may not be; nginx lives in sbin.
+    let path = format!("PATH={}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let runner = ["sudo", "--preserve-env", "--", "env", &path];
+    cargo.args(["--config", &format!("target.\"cfg(unix)\".runner={runner:?}")]);
     Ok(())
 }
