@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -59,9 +60,7 @@ impl Entry {
 
     /// Whether the serving end listens on `port`.
     pub fn serves(&self, port: u16) -> bool {
-        self.server
-            .rsplit_once(':')
-            .is_some_and(|(_, p)| p == port.to_string())
+        self.server.rsplit_once(':').is_some_and(|(_, p)| p == port.to_string())
     }
 }
 
@@ -72,6 +71,12 @@ pub fn require_bpf() {
         rustix::process::geteuid().is_root(),
         "these tests load eBPF programs and need root: run them by `cargo xtask test`"
     );
+}
+
+/// Tests that measure or count hold this, so that those of one binary run one after the other.
+pub fn serial() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How to start an agent.
@@ -135,19 +140,11 @@ impl Options {
         let begin = clock::now();
         wait_for("the agent's ready line", START_LIMIT, || {
             if let Some(status) = process.try_wait() {
-                panic!(
-                    "the agent left with {status}; it printed:\n{}",
-                    process.finish_output()
-                );
+                panic!("the agent left with {status}; it printed:\n{}", process.finish_output());
             }
             process.output().find(|line| line.starts_with("ready "))
         });
-        Agent {
-            process,
-            port,
-            dir,
-            start_time: Duration::from_nanos(clock::now() - begin),
-        }
+        Agent { process, port, dir, start_time: Duration::from_nanos(clock::now() - begin) }
     }
 }
 
@@ -222,8 +219,13 @@ impl Agent {
 
     /// SIGTERM, which must drain and exit with 0; the request log.
     #[track_caller]
-    pub fn stop(mut self) -> Vec<Entry> {
-        self.process.signal(Signal::TERM);
+    pub fn stop(self) -> Vec<Entry> {
+        self.stop_by(Signal::TERM)
+    }
+
+    #[track_caller]
+    pub fn stop_by(mut self, signal: Signal) -> Vec<Entry> {
+        self.process.signal(signal);
         let status = self.process.wait(STOP_LIMIT);
         let printed = self.process.finish_output();
         assert!(status.success(), "the agent left with {status}:\n{printed}");

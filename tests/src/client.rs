@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,6 +110,7 @@ pub struct Connection {
     address: Address,
     stream: Option<Stream>,
     keep: Keep,
+    tokens: Arc<AtomicU64>,
     buf: Vec<u8>,
 }
 
@@ -127,6 +129,7 @@ impl Connection {
             address: address.clone(),
             stream: None,
             keep: Keep::Always,
+            tokens: Arc::default(),
             buf: vec![0; 256 * 1024],
         }
     }
@@ -135,6 +138,11 @@ impl Connection {
     pub fn keep(mut self, keep: Keep) -> Self {
         self.keep = keep;
         self
+    }
+
+    /// Tokens of the answer under way, for another thread to wait for.
+    pub fn tokens(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.tokens)
     }
 
     /// Sends `request` on the open connection, or on a new one, and reads the answer.
@@ -194,6 +202,7 @@ impl Connection {
             }
             record.first_byte_ns.get_or_insert(now);
             response.push(&self.buf[..n], now, &mut record)?;
+            self.tokens.store(record.answer.token_events, Ordering::Relaxed);
         }
         record.status = response.status();
         record.outcome = record.answer.outcome(record.status);

@@ -26,12 +26,7 @@ pub fn head(bytes: &[u8]) -> io::Result<Option<(Head, usize)>> {
         .and_then(|line| line.strip_prefix("HTTP/1."))
         .and_then(|line| line.split(' ').nth(1)?.parse().ok())
         .ok_or_else(|| bad("no status line"))?;
-    let mut head = Head {
-        status,
-        content_length: None,
-        chunked: false,
-        close: false,
-    };
+    let mut head = Head { status, content_length: None, chunked: false, close: false };
     for line in lines {
         let (name, value) = line.split_once(':').ok_or_else(|| bad("header line"))?;
         let value = value.trim();
@@ -77,10 +72,7 @@ impl Body {
             (false, Some(n)) => Framing::Length(n),
             (false, None) => Framing::UntilClose,
         };
-        Self {
-            framing,
-            line: Vec::new(),
-        }
+        Self { framing, line: Vec::new() }
     }
 
     pub fn is_done(&self) -> bool {
@@ -101,9 +93,7 @@ impl Body {
                     return Ok(());
                 }
                 Framing::Length(left) | Framing::Data(left) => {
-                    let n = bytes
-                        .len()
-                        .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let n = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     out.extend_from_slice(&bytes[..n]);
                     bytes = &bytes[n..];
                     *left -= n as u64;

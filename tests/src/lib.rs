@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod bpf;
 pub mod client;
 pub mod clock;
 pub mod compare;
@@ -16,3 +17,4 @@ pub mod process;
 pub mod servers;
 pub mod sse;
 pub mod stack;
+pub mod usage;

@@ -72,11 +72,7 @@ fn sample(line: &str) -> Option<Sample> {
         Some((name, rest)) => (name, labels(rest.strip_suffix('}')?)?),
         None => (series, BTreeMap::new()),
     };
-    Some(Sample {
-        name: name.to_owned(),
-        labels,
-        value,
-    })
+    Some(Sample { name: name.to_owned(), labels, value })
 }
 
 fn labels(mut text: &str) -> Option<BTreeMap<String, String>> {

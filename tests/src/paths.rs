@@ -51,10 +51,7 @@ pub fn python() -> PathBuf {
 /// A command of the Python environment.
 #[track_caller]
 pub fn python_bin(name: &str) -> PathBuf {
-    existing(
-        environment().join("venv/bin").join(name),
-        "a command of the Python venv",
-    )
+    existing(environment().join("venv/bin").join(name), "a command of the Python venv")
 }
 
 /// The tiny model that llama.cpp serves.
@@ -66,12 +63,7 @@ pub fn model() -> PathBuf {
 /// A file of `fixtures/apps`.
 #[track_caller]
 pub fn app(name: &str) -> PathBuf {
-    existing(
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("fixtures/apps")
-            .join(name),
-        "a fixture",
-    )
+    existing(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/apps").join(name), "a fixture")
 }
 
 /// Another binary of this crate, beside the running one.

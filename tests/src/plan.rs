@@ -69,11 +69,7 @@ impl Default for Ask {
 
 impl Ask {
     pub fn path(&self) -> &'static str {
-        if self.completions {
-            "/v1/completions"
-        } else {
-            "/v1/chat/completions"
-        }
+        if self.completions { "/v1/completions" } else { "/v1/chat/completions" }
     }
 
     /// The body. As the OpenAI SDK for Python does it, the prompt comes before the other keys and
@@ -99,12 +95,8 @@ impl Ask {
         let head = Value::Object(head).to_string();
         let rest = Value::Object(rest).to_string();
         let model = json!(self.model);
-        format!(
-            "{},{},\"model\":{model}}}",
-            &head[..head.len() - 1],
-            &rest[1..rest.len() - 1]
-        )
-        .into_bytes()
+        format!("{},{},\"model\":{model}}}", &head[..head.len() - 1], &rest[1..rest.len() - 1])
+            .into_bytes()
     }
 }
 
@@ -131,20 +123,11 @@ mod tests {
 
     #[test]
     fn a_body_reads_back_and_ends_with_the_model() {
-        let ask = Ask {
-            plan: Plan {
-                error_after: Some(3),
-                ..Plan::default()
-            },
-            ..Ask::default()
-        };
+        let ask = Ask { plan: Plan { error_after: Some(3), ..Plan::default() }, ..Ask::default() };
         let body = String::from_utf8(ask.body()).unwrap();
         assert!(body.ends_with("\"model\":\"tiny\"}"), "{body}");
         let asked: Asked = serde_json::from_str(&body).unwrap();
-        assert_eq!(
-            (asked.max_tokens, asked.stream, asked.test),
-            (16, true, ask.plan)
-        );
+        assert_eq!((asked.max_tokens, asked.stream, asked.test), (16, true, ask.plan));
         assert!(asked.stream_options.unwrap().include_usage);
     }
 }

@@ -55,11 +55,7 @@ impl Process {
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("{name}: {error}"),
@@ -69,13 +65,7 @@ impl Process {
             output.follow(child.stdout.take().expect("piped")),
             output.follow(child.stderr.take().expect("piped")),
         ];
-        Self {
-            child,
-            name,
-            output,
-            readers,
-            status: None,
-        }
+        Self { child, name, output, readers, status: None }
     }
 
     pub fn id(&self) -> u32 {

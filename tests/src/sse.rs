@@ -64,8 +64,7 @@ impl Answer {
                 self.data.push(b'\n');
             }
             self.has_data = true;
-            self.data
-                .extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
+            self.data.extend_from_slice(data.strip_prefix(b" ").unwrap_or(data));
         } else if line.is_empty() && self.has_data {
             let data = std::mem::take(&mut self.data);
             self.has_data = false;

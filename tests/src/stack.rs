@@ -1,7 +1,7 @@
 //! Real servers, each started with one of our small applications or the tiny model.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -34,11 +34,7 @@ impl Server {
             }
             address.connect().ok()
         });
-        Self {
-            address,
-            process,
-            dir,
-        }
+        Self { address, process, dir }
     }
 
     /// The process that was started: a worker may be another.
@@ -63,9 +59,7 @@ impl Server {
     pub fn children(&self) -> Vec<u32> {
         let id = self.id();
         let text = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        text.split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect()
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// What the application itself logged of each request so far.
@@ -84,7 +78,12 @@ impl Server {
     /// Our threaded Rust server; see [`app`](crate::servers::app).
     #[track_caller]
     pub fn app(by: Model) -> Self {
-        let port = free_port();
+        Self::app_on(free_port(), by)
+    }
+
+    /// The same on a port that is known before.
+    #[track_caller]
+    pub fn app_on(port: u16, by: Model) -> Self {
         let dir = TempDir::new();
         let mut command = rust("app");
         command.arg("--port").arg(port.to_string());
@@ -95,6 +94,15 @@ impl Server {
             Model::Fork => "fork",
         });
         Self::start(&mut command, Address::loopback(port), dir)
+    }
+
+    /// The same from another executable.
+    #[track_caller]
+    pub fn app_from(exe: &Path) -> Self {
+        let port = free_port();
+        let mut command = Command::new(exe);
+        command.args(["app", "--port"]).arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
     /// The same without a log, for benchmarks.
@@ -115,6 +123,15 @@ impl Server {
         command.arg("--unix").arg(&path);
         command.arg("--log").arg(dir.join("app.jsonl"));
         Self::start(&mut command, Address::Unix(path), dir)
+    }
+
+    /// Sends back the body of a request, as it is, as a response.
+    #[track_caller]
+    pub fn parrot() -> Self {
+        let port = free_port();
+        let mut command = rust("parrot");
+        command.arg("--port").arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
     /// As many events as the machine can move.

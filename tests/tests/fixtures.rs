@@ -52,44 +52,23 @@ fn check(server: &Server) {
             Some("before_first_token"),
             0,
         ),
-        (
-            mix::left_in_mid_stream("c", false),
-            "client_disconnect",
-            Some("mid_stream"),
-            5,
-        ),
-        (
-            mix::left_in_mid_stream("d", true),
-            "client_disconnect",
-            Some("mid_stream"),
-            5,
-        ),
+        (mix::left_in_mid_stream("c", false), "client_disconnect", Some("mid_stream"), 5),
+        (mix::left_in_mid_stream("d", true), "client_disconnect", Some("mid_stream"), 5),
         (mix::dropped_by_server("e"), "server_disconnect", None, 5),
     ] {
         let record = Connection::new(&server.address).send(&request).unwrap();
-        assert_eq!(
-            (record.outcome, record.phase),
-            (outcome, phase),
-            "{record:?}"
-        );
+        assert_eq!((record.outcome, record.phase), (outcome, phase), "{record:?}");
         assert_eq!(record.answer.token_events, tokens, "{record:?}");
     }
     let log = server.wait_for_log(COUNT + 6);
     assert_eq!(log.len(), COUNT + 6, "one line a request");
     for record in &records {
         let own = find(&log, &record.user_agent);
-        assert_eq!(
-            (own.outcome.as_str(), Some(own.status)),
-            (record.outcome, record.status)
-        );
+        assert_eq!((own.outcome.as_str(), Some(own.status)), (record.outcome, record.status));
     }
     for who in ["a", "b", "c", "d"] {
         let own = find(&log, who);
-        let phase = if who < "c" {
-            "before_first_token"
-        } else {
-            "mid_stream"
-        };
+        let phase = if who < "c" { "before_first_token" } else { "mid_stream" };
         assert_eq!(own.outcome, "client_disconnect", "{own:?}");
         assert_eq!(own.phase.as_deref(), Some(phase));
     }
@@ -98,13 +77,8 @@ fn check(server: &Server) {
 
 fn find<'a>(log: &'a [ServerRecord], user_agent: &str) -> &'a ServerRecord {
     let mut lines = log.iter().filter(|line| line.user_agent == user_agent);
-    let line = lines
-        .next()
-        .unwrap_or_else(|| panic!("{user_agent} is not in the server's log"));
-    assert!(
-        lines.next().is_none(),
-        "{user_agent} is twice in the server's log"
-    );
+    let line = lines.next().unwrap_or_else(|| panic!("{user_agent} is not in the server's log"));
+    assert!(lines.next().is_none(), "{user_agent} is twice in the server's log");
     line
 }
 
@@ -121,11 +95,7 @@ fn check_record(record: &Record) {
         let chat = n % 3 != 2;
         let usage = n % 4 != 1;
         let events = tokens + 2 + u64::from(chat) + u64::from(usage);
-        assert_eq!(
-            answer.events,
-            if record.stream { events } else { 0 },
-            "{record:?}"
-        );
+        assert_eq!(answer.events, if record.stream { events } else { 0 }, "{record:?}");
         assert_eq!(answer.prompt_tokens.is_some(), usage || !record.stream);
         assert_eq!(record.token_times_ns.len() as u64, answer.token_events);
     }
@@ -139,11 +109,7 @@ fn check_record(record: &Record) {
 fn check_rust(server: &Server) {
     let requests = (0..COUNT)
         .map(|n| {
-            let ask = Ask {
-                max_tokens: n as u64,
-                stream: n % 2 == 0,
-                ..Ask::default()
-            };
+            let ask = Ask { max_tokens: n as u64, stream: n % 2 == 0, ..Ask::default() };
             Request::new(format!("llmtrace-test/{n}"), &ask)
         })
         .collect();
@@ -180,10 +146,7 @@ fn rust_unix_socket() {
 fn rust_cuts_streams_as_asked() {
     let server = Server::app(Model::Thread);
     for (request, outcome) in [
-        (
-            mix::left_before_first_token("a", false),
-            "client_disconnect",
-        ),
+        (mix::left_before_first_token("a", false), "client_disconnect"),
         (mix::left_before_first_token("b", true), "client_disconnect"),
         (mix::left_in_mid_stream("c", false), "client_disconnect"),
         (mix::left_in_mid_stream("d", true), "client_disconnect"),
@@ -193,10 +156,7 @@ fn rust_cuts_streams_as_asked() {
         assert_eq!(record.outcome, outcome);
         let log = server.wait_for_log(1 + usize::from(request.user_agent.as_bytes()[0] - b'a'));
         let own = find(&log, &request.user_agent);
-        assert_eq!(
-            (own.outcome.as_str(), own.phase.as_deref()),
-            (outcome, record.phase)
-        );
+        assert_eq!((own.outcome.as_str(), own.phase.as_deref()), (outcome, record.phase));
     }
 }
 
@@ -204,46 +164,17 @@ fn rust_cuts_streams_as_asked() {
 fn rust_odd_writes_and_its_own_times() {
     let server = Server::app(Model::Thread);
     for (n, (who, plan, tokens)) in [
-        (
-            "bytes",
-            Plan {
-                write_bytes: 1,
-                ..Plan::default()
-            },
-            20,
-        ),
-        (
-            "batch",
-            Plan {
-                batch: 250,
-                ..Plan::default()
-            },
-            500,
-        ),
-        (
-            "paced",
-            Plan {
-                interval_us: 5000,
-                first_delay_ms: 10,
-                ..Plan::default()
-            },
-            20,
-        ),
+        ("bytes", Plan { write_bytes: 1, ..Plan::default() }, 20),
+        ("batch", Plan { batch: 250, ..Plan::default() }, 500),
+        ("paced", Plan { interval_us: 5000, first_delay_ms: 10, ..Plan::default() }, 20),
     ]
     .into_iter()
     .enumerate()
     {
-        let ask = Ask {
-            plan,
-            max_tokens: tokens,
-            ..Ask::default()
-        };
+        let ask = Ask { plan, max_tokens: tokens, ..Ask::default() };
         let request = Request::new(who, &ask);
         let record = Connection::new(&server.address).send(&request).unwrap();
-        assert_eq!(
-            (record.outcome, record.answer.token_events),
-            ("success", tokens)
-        );
+        assert_eq!((record.outcome, record.answer.token_events), ("success", tokens));
         let log = server.wait_for_log(n + 1);
         let own = find(&log, who);
         assert_eq!(own.token_times_ns.len() as u64, tokens);
@@ -255,19 +186,13 @@ fn rust_odd_writes_and_its_own_times() {
     let log = server.wait_for_log(3);
     let paced = &find(&log, "paced").token_times_ns;
     let mean = (paced[19] - paced[0]) / 19;
-    assert!(
-        (4_900_000..6_500_000).contains(&mean),
-        "{mean} ns between events"
-    );
+    assert!((4_900_000..6_500_000).contains(&mean), "{mean} ns between events");
 }
 
 #[test]
 fn flood_counts() {
     let server = Server::flood();
-    let ask = Ask {
-        max_tokens: 10_000,
-        ..Ask::default()
-    };
+    let ask = Ask { max_tokens: 10_000, ..Ask::default() };
     let requests = vec![Request::new("flood", &ask); 4];
     for record in load(&server.address, requests, 2) {
         assert_eq!(record.outcome, "success");

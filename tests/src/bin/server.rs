@@ -1,4 +1,5 @@
-//! The test servers: `server app` does as each request asks, `server flood` writes all it can.
+//! The test servers: `server app` does as each request asks, `server flood` writes all it can,
+//! `server parrot` answers with what it was sent.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -10,7 +11,7 @@ use llmtrace_tests::fork;
 use llmtrace_tests::net::Stream;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
-use llmtrace_tests::servers::{app, flood};
+use llmtrace_tests::servers::{app, flood, parrot};
 
 #[derive(Parser)]
 struct Cli {
@@ -33,6 +34,11 @@ enum Mode {
         #[arg(long, value_enum, default_value = "thread")]
         by: Model,
     },
+    /// Answers with the request's body as the raw bytes of a response, and closes.
+    Parrot {
+        #[arg(long)]
+        port: u16,
+    },
     /// One write per event, unpaced.
     Flood {
         #[arg(long)]
@@ -42,12 +48,7 @@ enum Mode {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().mode {
-        Mode::App {
-            port,
-            unix,
-            log,
-            by,
-        } => {
+        Mode::App { port, unix, log, by } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
                 fork::ignore_children();
@@ -65,6 +66,10 @@ fn main() -> anyhow::Result<()> {
                 };
                 app::serve(accept, by, log)?;
             }
+        }
+        Mode::Parrot { port } => {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
+            parrot::serve(&listener)?;
         }
         Mode::Flood { port } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;

@@ -77,10 +77,7 @@ fn split(stream: Stream, log: Arc<Option<Log>>) -> io::Result<()> {
     let mut stream = stream;
     thread::Builder::new().stack_size(STACK).spawn(move || {
         while let Ok(request) = receive.recv() {
-            if !matches!(
-                answer(&mut stream, &request, log.as_ref().as_ref()),
-                Ok(true)
-            ) {
+            if !matches!(answer(&mut stream, &request, log.as_ref().as_ref()), Ok(true)) {
                 // The reader holds another descriptor of the same connection.
                 let _ = stream.shutdown(std::net::Shutdown::Both);
                 break;
@@ -113,11 +110,7 @@ fn answer(stream: &mut Stream, request: &Request, log: Option<&Log>) -> io::Resu
                 || error.kind() == io::ErrorKind::ConnectionReset =>
         {
             record.outcome = "client_disconnect".into();
-            let phase = if record.tokens == 0 {
-                "before_first_token"
-            } else {
-                "mid_stream"
-            };
+            let phase = if record.tokens == 0 { "before_first_token" } else { "mid_stream" };
             record.phase = Some(phase.into());
             record.end_ns = clock::now();
             false
@@ -139,10 +132,7 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     fn respond(&mut self, request: &Request) -> io::Result<bool> {
-        let api = matches!(
-            request.path.as_str(),
-            "/v1/chat/completions" | "/v1/completions"
-        );
+        let api = matches!(request.path.as_str(), "/v1/chat/completions" | "/v1/completions");
         let asked: Asked = serde_json::from_slice(&request.body).unwrap_or_default();
         self.plan = asked.test.clone();
         let status = if api { self.plan.status } else { Some(404) };
@@ -211,11 +201,7 @@ impl Answer<'_> {
             self.record.tokens += 1;
         }
         self.event(&events::finish(model))?;
-        if asked
-            .stream_options
-            .as_ref()
-            .is_some_and(|o| o.include_usage)
-        {
+        if asked.stream_options.as_ref().is_some_and(|o| o.include_usage) {
             self.event(&events::usage(model, prompt, asked.max_tokens))?;
         }
         let mut last = events::chunk(&events::done());
@@ -233,9 +219,7 @@ impl Answer<'_> {
         self.record.end_ns = clock::now();
         match usize::try_from(self.plan.write_bytes).unwrap_or(0) {
             0 => self.stream.write_all(bytes),
-            n => bytes
-                .chunks(n)
-                .try_for_each(|piece| self.stream.write_all(piece)),
+            n => bytes.chunks(n).try_for_each(|piece| self.stream.write_all(piece)),
         }
     }
 

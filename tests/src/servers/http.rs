@@ -28,11 +28,7 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(stream: Stream) -> Self {
-        Self {
-            stream,
-            pending: Vec::new(),
-            buf: vec![0; 16 * 1024].into(),
-        }
+        Self { stream, pending: Vec::new(), buf: vec![0; 16 * 1024].into() }
     }
 
     /// The next request; None at the end of the connection.

@@ -36,11 +36,7 @@ pub struct Log(File);
 
 impl Log {
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map(Self)
+        OpenOptions::new().create(true).append(true).open(path).map(Self)
     }
 
     /// One `write`, so that lines do not mix.

@@ -5,3 +5,4 @@ pub mod events;
 pub mod flood;
 pub mod http;
 pub mod log;
+pub mod parrot;

@@ -1,0 +1,125 @@
+//! Start and end of the agent: what it says, what it leaves.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use aya::programs::loaded_programs;
+use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
+use llmtrace_tests::bpf::programs_of;
+use llmtrace_tests::client::{Request, load};
+use llmtrace_tests::clock::wait_for;
+use llmtrace_tests::compare::assert_same;
+use llmtrace_tests::plan::Ask;
+use llmtrace_tests::servers::app::Model;
+use llmtrace_tests::stack::Server;
+use rustix::process::Signal;
+
+fn requests(name: &str) -> Vec<Request> {
+    (0..20).map(|n| Request::new(format!("life/{name}-{n}"), &Ask::default())).collect()
+}
+
+/// The programs that hold the agent's hooks; that there are some shows that it is real.
+#[track_caller]
+fn programs(agent: &Agent) -> BTreeSet<u32> {
+    let programs = programs_of(agent.id());
+    assert!(!programs.is_empty(), "the agent holds no BPF program");
+    programs
+}
+
+/// The kernel frees programs a moment after their last holder is gone.
+#[track_caller]
+fn assert_gone(programs: &BTreeSet<u32>) {
+    wait_for("the kernel to free the agent's programs", Duration::from_secs(10), || {
+        let loaded: BTreeSet<u32> = loaded_programs().flatten().map(|p| p.id()).collect();
+        programs.is_disjoint(&loaded).then_some(())
+    });
+}
+
+#[test]
+fn sigterm_leaves_nothing_attached() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    for signal in [Signal::TERM, Signal::INT] {
+        let agent = Options::default().pid(server.id()).start();
+        println!("ready after {:?}", agent.start_time);
+        let programs = programs(&agent);
+        let records = load(&server.address, requests("term"), 4);
+        // Nothing is waited for: the drain must find it all.
+        assert_same(&records, &agent.stop_by(signal));
+        assert_gone(&programs);
+    }
+}
+
+#[test]
+fn sigkill_leaves_nothing_attached_and_the_next_one_works() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let agent = Options::default().pid(server.id()).start();
+    let programs = programs(&agent);
+    load(&server.address, requests("killed"), 4);
+    agent.kill();
+    assert_gone(&programs);
+    let agent = Options::default().pid(server.id()).start();
+    let records = load(&server.address, requests("next"), 4);
+    agent.wait_for_requests("server", records.len());
+    assert_same(&records, &agent.stop());
+}
+
+#[test]
+fn two_agents_at_once() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let agents = [(); 2].map(|()| Options::default().pid(server.id()).start());
+    let records = load(&server.address, requests("both"), 4);
+    for agent in agents {
+        agent.wait_for_requests("server", records.len());
+        assert_same(&records, &agent.stop());
+    }
+}
+
+#[test]
+fn what_is_said_at_the_start_and_the_end() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let agent = Options::default().pid(server.id()).start();
+    let ready = agent.printed();
+    let ready = ready.lines().find(|line| line.starts_with("ready ")).unwrap();
+    assert!(ready.contains(" targets="), "{ready}");
+    assert!(ready.contains(&format!("listen=127.0.0.1:{}", agent.port())), "{ready}");
+    let backend = ready.split_whitespace().find_map(|word| word.strip_prefix("backend="));
+    let backend = backend.expect("the ready line names the back end").to_owned();
+    for path in ["/healthz", "/readyz"] {
+        let (status, body) = agent.get(path);
+        assert_eq!(status, 200, "{path}: {body}");
+    }
+    assert_eq!(agent.get("/no/such/path").0, 404);
+    let records = load(&server.address, requests("said"), 4);
+    let metrics = agent.wait_for_requests("server", records.len());
+    assert_eq!(metrics.sum("llmtrace_build_info", &[]), 1.0);
+    assert_eq!(metrics.sum("llmtrace_backend_info", &[("backend", &backend)]), 1.0);
+    assert_eq!(metrics.sum("llmtrace_targets", &[]), 1.0);
+    for name in [
+        "llm_request_duration_seconds_count",
+        "llm_time_to_first_byte_seconds_count",
+        "llm_time_to_first_token_seconds_count",
+        "llm_time_per_output_token_seconds_count",
+        "llm_stream_max_stall_seconds_count",
+        "llm_request_receive_seconds_count",
+        "llm_request_prompt_tokens_count",
+        "llm_request_output_tokens_count",
+    ] {
+        let count = metrics.sum(name, &[("role", "server")]);
+        assert_eq!(count, records.len() as f64, "{name}");
+    }
+    // Sixteen tokens have fifteen gaps.
+    let gaps = metrics.sum("llm_inter_token_latency_seconds_count", &[]);
+    assert_eq!(gaps, (records.len() * 15) as f64);
+    assert_eq!(metrics.sum("llm_finish_total", &[("reason", "stop")]), records.len() as f64);
+    assert!(metrics.sum("llmtrace_records_total", &[]) > 0.0);
+    assert!(metrics.has("process_resident_memory_bytes"));
+    agent.stop();
+}
