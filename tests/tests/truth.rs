@@ -1,9 +1,9 @@
 //! Traced times against those that a server takes right before each of its own writes.
 
 use llmtrace_tests::agent::{Options, require_bpf, serial};
-use llmtrace_tests::client::{Request, load};
-use llmtrace_tests::compare::{by_user_agent, quantile};
-use llmtrace_tests::plan::{Ask, Plan};
+use llmtrace_tests::bench::accuracy::{Errors, errors, request};
+use llmtrace_tests::client::load;
+use llmtrace_tests::compare::quantile;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
 
@@ -29,33 +29,13 @@ fn times_are_the_server_s_own() {
     let _alone = serial();
     let server = Server::app(Model::Thread);
     let agent = Options::default().pid(server.id()).token_times().start();
-    let plan = Plan { first_delay_ms: 5, interval_us: 3000, ..Plan::default() };
-    let requests = (0..COUNT)
-        .map(|n| {
-            let ask = Ask { max_tokens: TOKENS, plan: plan.clone(), ..Ask::default() };
-            Request::new(format!("truth/{n}"), &ask)
-        })
-        .collect();
+    let requests = (0..COUNT).map(|n| request(format!("truth/{n}"), TOKENS, 3000)).collect();
     let records = load(&server.address, requests, 8);
     assert!(records.iter().all(|record| record.outcome == "success"));
     let own = server.wait_for_log(COUNT);
     agent.wait_for_requests("server", COUNT);
     let entries = agent.stop();
-    let traced = by_user_agent(&entries);
-
-    let (mut ttft, mut gaps) = (Vec::new(), Vec::new());
-    for truth in &own {
-        let entry = traced[truth.user_agent.as_str()][0];
-        let times = entry.token_times_ns.as_deref().expect("asked for");
-        assert_eq!(times.len() as u64, TOKENS, "{}", truth.user_agent);
-        let (own_ttft, traced_ttft) = (truth.ttft().unwrap(), entry.ttft().unwrap());
-        ttft.push(own_ttft.abs_diff(traced_ttft));
-        for (own, traced) in truth.token_times_ns.windows(2).zip(times.windows(2)) {
-            gaps.push((own[1] - own[0]).abs_diff(traced[1] - traced[0]));
-        }
-    }
-    ttft.sort_unstable();
-    gaps.sort_unstable();
+    let Errors { ttft, inter_token: gaps } = errors(&own, &entries);
     assert_eq!(ttft.len(), COUNT);
     assert_eq!(gaps.len(), COUNT * (TOKENS as usize - 1));
     print("TTFT", &ttft);

@@ -1,1 +1,27 @@
-//! stub
+//! The benchmark: what the agent costs the servers it traces, and how right it is. One module per
+//! section of the report.
+
+pub mod accuracy;
+pub mod drive;
+pub mod flood;
+pub mod memory;
+pub mod paced;
+pub mod pairs;
+pub mod pipeline;
+pub mod report;
+
+use std::time::Duration;
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Runs with and without the agent, interleaved.
+    pub pairs: usize,
+    /// Of one run.
+    pub run: Duration,
+}
+
+impl Effort {
+    pub const FULL: Self = Self { pairs: 5, run: Duration::from_secs(4) };
+    pub const QUICK: Self = Self { pairs: 2, run: Duration::from_millis(1500) };
+}

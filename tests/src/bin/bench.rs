@@ -1,1 +1,81 @@
-fn main() {}
+//! The benchmark of `cargo xtask bench`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use llmtrace_tests::agent::require_bpf;
+use llmtrace_tests::bench::report::{self, Table};
+use llmtrace_tests::bench::{Effort, accuracy, flood, memory, paced, pipeline};
+use llmtrace_tests::paths;
+
+/// Sections, in the order of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// Servers at their maximum, with the agent and without
+    A,
+    /// 100 streams x 50 events/s
+    B,
+    /// The pipeline alone
+    C,
+    /// Accuracy against a server's own times
+    D,
+    /// Memory
+    E,
+}
+
+/// Measures what the agent costs and how right it is; writes bench.md and bench.json.
+#[derive(Parser)]
+struct Cli {
+    /// Only these sections
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Section>,
+    /// Fewer and shorter runs: a look, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// Pairs of runs with and without the agent
+    #[arg(long)]
+    pairs: Option<usize>,
+    /// How fast the servers of section a are by themselves, and nothing else; needs no privileges
+    #[arg(long)]
+    bare: bool,
+    /// Where to write the report
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let mut effort = if cli.quick { Effort::QUICK } else { Effort::FULL };
+    effort.pairs = cli.pairs.unwrap_or(effort.pairs).max(1);
+    if cli.bare {
+        println!("{}", flood::bare(effort).markdown());
+        return Ok(());
+    }
+    require_bpf();
+    let machine = report::machine();
+    println!("{machine}\n");
+    let mut tables = Vec::new();
+    let mut add = |table: Table| {
+        println!("{}", table.markdown());
+        tables.push(table);
+    };
+    for section in Section::value_variants() {
+        if !cli.only.is_empty() && !cli.only.contains(section) {
+            continue;
+        }
+        match section {
+            Section::A => {
+                add(flood::flood(effort));
+                add(flood::uvicorn(effort));
+            }
+            Section::B => add(paced::paced(effort)),
+            Section::C => pipeline::pipeline(effort).into_iter().for_each(&mut add),
+            Section::D => add(accuracy::accuracy(effort)),
+            Section::E => add(memory::memory(effort)),
+        }
+    }
+    let dir = cli.out.unwrap_or_else(|| paths::root().join("target"));
+    report::write(&dir, &machine, &tables)?;
+    println!("written to {} and bench.json", dir.join("bench.md").display());
+    Ok(())
+}
