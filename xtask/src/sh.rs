@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 
@@ -23,7 +24,14 @@ impl std::error::Error for Exit {}
 
 /// The workspace's root: xtask runs from anywhere inside it.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        // What cargo says now comes first: two checkouts that share a CARGO_TARGET_DIR share this
+        // binary as well, and it was compiled in only one of them.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        manifest.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    });
+    &ROOT
 }
 
 /// Where cargo puts what it builds: not always target/ (CARGO_TARGET_DIR).
