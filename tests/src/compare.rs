@@ -31,14 +31,19 @@ pub fn hop(entries: &[Entry], role: &str, port: Option<u16>) -> Vec<Entry> {
 /// that nothing else is there. `entries` are those of one hop.
 #[track_caller]
 pub fn assert_same(records: &[Record], entries: &[Entry]) {
-    let found = by_user_agent(entries);
     let mut wrong = String::new();
+    same(records, entries, &mut wrong);
+    assert!(wrong.is_empty(), "traced otherwise than sent:\n{wrong}");
+}
+
+fn same(records: &[Record], entries: &[Entry], wrong: &mut String) {
+    let found = by_user_agent(entries);
     for record in records {
         match found.get(record.user_agent.as_str()).map(Vec::as_slice) {
             None => {
                 let _ = writeln!(wrong, "{}: not traced: {record:?}", record.user_agent);
             }
-            Some([entry]) => differences(record, entry, &mut wrong),
+            Some([entry]) => differences(record, entry, wrong),
             Some(many) => {
                 let _ = writeln!(wrong, "{}: traced {} times", record.user_agent, many.len());
             }
@@ -49,7 +54,6 @@ pub fn assert_same(records: &[Record], entries: &[Entry]) {
             let _ = writeln!(wrong, "{user_agent:?}: traced, but no client sent it");
         }
     }
-    assert!(wrong.is_empty(), "traced otherwise than sent:\n{wrong}");
 }
 
 fn differences(record: &Record, entry: &Entry, wrong: &mut String) {
@@ -156,4 +160,87 @@ pub fn assert_metrics(metrics: &Metrics, role: &str, records: &[Record]) {
     assert_eq!(seen, sum(|record| Some(record.answer.events)), "llm_stream_events_total");
     assert_eq!(metrics.sum("llm_requests_in_flight", &labels), 0.0, "llm_requests_in_flight");
     assert_eq!(metrics.sum("llmtrace_lost_records_total", &[]), 0.0, "lost records");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(user_agent: &str) -> Record {
+        let mut record = Record {
+            user_agent: user_agent.into(),
+            path: "/v1/completions".into(),
+            stream: true,
+            status: Some(200),
+            outcome: "success",
+            ..Record::default()
+        };
+        record.answer.push_stream(b"data: {\"model\":\"m\",\"choices\":[{\"text\":\"a\"}]}\n\n");
+        record.answer.push_stream(b"data: [DONE]\n\n");
+        record
+    }
+
+    fn entry(user_agent: &str) -> Entry {
+        Entry {
+            user_agent: Some(user_agent.into()),
+            role: "server".into(),
+            server: "s:80".into(),
+            path: "/v1/completions".into(),
+            stream: true,
+            status: Some(200),
+            outcome: "success".into(),
+            model: Some("m".into()),
+            output_tokens: Some(1),
+            events: 2,
+            token_events: 1,
+            ..Entry::default()
+        }
+    }
+
+    /// Whether `assert_same` lets these pass.
+    fn passes(records: &[Record], entries: &[Entry]) -> bool {
+        let mut wrong = String::new();
+        same(records, entries, &mut wrong);
+        wrong.is_empty()
+    }
+
+    #[test]
+    fn only_the_same_passes() {
+        assert!(passes(&[record("a"), record("b")], &[entry("b"), entry("a")]));
+        assert!(!passes(&[record("a")], &[]), "not traced");
+        assert!(!passes(&[record("a")], &[entry("a"), entry("a")]), "twice");
+        assert!(!passes(&[record("a")], &[entry("a"), entry("b")]), "not sent");
+        let changes: [fn(&mut Entry); 8] = [
+            |entry| entry.outcome = "incomplete".into(),
+            |entry| entry.status = Some(500),
+            |entry| entry.events = 3,
+            |entry| entry.token_events = 2,
+            |entry| entry.output_tokens = None,
+            |entry| entry.prompt_tokens = Some(0),
+            |entry| entry.finish_reason = Some("stop".into()),
+            |entry| entry.model = None,
+        ];
+        for (n, change) in changes.iter().enumerate() {
+            let mut entry = entry("a");
+            change(&mut entry);
+            assert!(!passes(&[record("a")], &[entry]), "change {n}");
+        }
+    }
+
+    #[test]
+    fn hops_are_told_apart() {
+        let mut client = entry("a");
+        client.role = "client".into();
+        let entries = [entry("a"), client];
+        assert_eq!(hop(&entries, "server", Some(80)).len(), 1);
+        assert_eq!(hop(&entries, "client", None).len(), 1);
+        assert_eq!(hop(&entries, "server", Some(8)).len(), 0);
+    }
+
+    #[test]
+    fn quantiles() {
+        assert_eq!(quantile(&[1, 2, 3, 4, 5], 0.5), 3);
+        assert_eq!(quantile(&[1, 2, 3, 4, 5], 0.99), 5);
+        assert_eq!(quantile::<u64>(&[], 0.5), 0);
+    }
 }

@@ -7,9 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, Resource, Signal, getrlimit, kill_process, kill_process_group, setrlimit,
+};
 
 use crate::clock;
+
+/// Lets this process, and those that it starts, have as many descriptors as they may: a thousand
+/// connections need more than the usual soft limit.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to the hard one");
+}
 
 /// Lines that a process has printed so far.
 #[derive(Clone, Debug, Default)]

@@ -54,7 +54,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("random bytes", random(4096)),
         ("TLS on a plain port", tls_hello()),
-        ("half a header", HEAD[..60].to_vec()),
+        ("half a header", HEAD[..40].to_vec()),
         ("a chunk size of 2^64", with_head(chunked)),
         ("a length of 2^64", with_head(length)),
         ("a header of 1 MB", with_head(&header)),
@@ -128,6 +128,25 @@ fn check_growth(agent: &mut Agent, mut junk: impl FnMut()) {
     let last = rss(agent.id());
     println!("RSS {first} bytes after the first round, {last} after {ROUNDS} more");
     assert!(last < first + GROWTH_LIMIT, "grew from {first} to {last} bytes");
+}
+
+/// Without an agent: what is sent reaches servers that live on.
+#[test]
+fn the_servers_survive_it() {
+    let (server, parrot) = (Server::app(Model::Thread), Server::parrot());
+    for (n, (_, bytes)) in requests().iter().enumerate() {
+        send(&server.address, bytes);
+        good(&server, &format!("bad/alive-{n}"));
+    }
+    for (name, bytes) in responses() {
+        let mut request = Request::new("bad/parrot", &Ask::default());
+        request.body.clone_from(&bytes);
+        let mut stream = parrot.address.connect().unwrap();
+        stream.write_all(&request.encode()).unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        assert!(back == bytes, "{name}: {} of {} bytes came back", back.len(), bytes.len());
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! The servers that the other tests trace, without an agent: each gives a client what was asked
 //! and knows itself what it did.
 
+use std::time::Duration;
+
+use llmtrace_tests::bench::drive::{Load, drive};
 use llmtrace_tests::client::{Connection, Keep, Record, Request, load, load_keeping};
 use llmtrace_tests::mix;
 use llmtrace_tests::plan::{Ask, Plan};
@@ -100,7 +103,8 @@ fn check_record(record: &Record) {
         assert_eq!(record.token_times_ns.len() as u64, answer.token_events);
     }
     if n % 10 == 7 && record.stream {
-        assert!(record.ttft().unwrap() >= 20_000_000, "{record:?}");
+        // 20 ms were asked for; the timers of event loops are as coarse as a millisecond.
+        assert!(record.ttft().unwrap() >= 18_000_000, "{record:?}");
     }
 }
 
@@ -199,6 +203,18 @@ fn flood_counts() {
         assert_eq!(record.answer.events, 10_000 + EXTRA_EVENTS);
         assert_eq!(record.output_tokens(), Some(10_000));
     }
+}
+
+#[test]
+fn a_thousand_streams_at_once() {
+    let server = Server::quiet_app();
+    let plan = Plan { interval_us: 100_000, ..Plan::default() };
+    let ask = Ask { max_tokens: 10, plan, ..Ask::default() };
+    let load = Load { connections: 1000, ask, run: Duration::ZERO, first_token: 2 };
+    let driven = drive(&server.address, &load);
+    // Beside the tokens: role, finish, usage and the end.
+    assert_eq!((driven.requests, driven.events), (1000, 1000 * 14));
+    assert_eq!(driven.ttft_ns.len(), 1000);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::client::Request;
 use crate::clock;
 use crate::net::{Address, Stream};
 use crate::plan::Ask;
+use crate::process::raise_descriptor_limit;
 
 const READ: usize = 256 * 1024;
 /// For a thread that only reads: streams are many.
@@ -41,6 +42,7 @@ pub struct Driven {
 /// If a connection fails.
 #[track_caller]
 pub fn drive(address: &Address, load: &Load) -> Driven {
+    raise_descriptor_limit();
     let deadline = clock::now() + load.run.as_nanos() as u64;
     let clients: Vec<_> = (0..load.connections)
         .map(|n| {

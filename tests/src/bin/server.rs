@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use llmtrace_tests::fork;
 use llmtrace_tests::net::Stream;
+use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::{app, flood, parrot};
@@ -47,7 +48,9 @@ enum Mode {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Cli::parse().mode {
+    let cli = Cli::parse();
+    raise_descriptor_limit();
+    match cli.mode {
         Mode::App { port, unix, log, by } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {

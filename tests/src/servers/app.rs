@@ -1,7 +1,7 @@
 //! A threaded blocking server that does what a request's [`Plan`](crate::plan::Plan) asks and
 //! notes the time right before each of its own token writes.
 
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -256,7 +256,11 @@ impl Answer<'_> {
         let mut fds = [PollFd::new(&*self.stream, PollFlags::RDHUP)];
         match poll(&mut fds, timeout)? {
             0 => Ok(()),
-            _ => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => {
+                // As a server does that reads until the end: unix sockets tell it no other way.
+                let _ = self.stream.read(&mut [0])?;
+                Err(io::ErrorKind::ConnectionAborted.into())
+            }
         }
     }
 }
