@@ -71,10 +71,7 @@ pub struct ClientSummary {
 
 impl ClientSummary {
     pub fn count(&self, kind: Kind) -> usize {
-        self.requests
-            .iter()
-            .filter(|request| request.kind == kind)
-            .count()
+        self.requests.iter().filter(|request| request.kind == kind).count()
     }
 }
 
@@ -99,9 +96,7 @@ pub fn run(addr: SocketAddr, seconds: u64, concurrency: usize) -> io::Result<Cli
                 })
             })
             .collect();
-        clients
-            .into_iter()
-            .try_for_each(|client| client.join().expect("a client does not panic"))
+        clients.into_iter().try_for_each(|client| client.join().expect("a client does not panic"))
     })?;
     let mut requests = requests.into_inner().expect("no client panics");
     requests.sort_unstable_by_key(|request: &ClientRecord| request.id);
@@ -167,11 +162,7 @@ impl Client {
             }
         };
         stream.write_all(&request(id, kind))?;
-        let mut record = ClientRecord {
-            id,
-            kind,
-            tokens: 0,
-        };
+        let mut record = ClientRecord { id, kind, tokens: 0 };
         let mut answer = Vec::new();
         let mut buf = [0; 16 * 1024];
         while !is_whole(&answer) {
@@ -202,9 +193,7 @@ fn is_whole(answer: &[u8]) -> bool {
         return false;
     };
     let text = String::from_utf8_lossy(&answer[..head]);
-    let length = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "));
+    let length = text.lines().find_map(|line| line.strip_prefix("Content-Length: "));
     match length.and_then(|length| length.parse::<usize>().ok()) {
         Some(length) => answer.len() >= head + 4 + length,
         None => answer.ends_with(b"\r\n0\r\n\r\n"),
@@ -229,10 +218,7 @@ mod tests {
 
     impl io::Write for Log {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend_from_slice(bytes);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -244,9 +230,7 @@ mod tests {
     impl Log {
         fn records(&self) -> Vec<ServerRecord> {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            text.lines()
-                .map(|line| serde_json::from_str(line).unwrap())
-                .collect()
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
     }
 
@@ -276,11 +260,7 @@ mod tests {
                 Kind::LeaveBefore => ("client_disconnect", Some("before_first_token")),
                 Kind::LeaveMid => ("client_disconnect", Some("mid_stream")),
             };
-            assert_eq!(
-                (own.outcome.as_str(), own.phase.as_deref()),
-                (outcome, phase),
-                "{own:?}"
-            );
+            assert_eq!((own.outcome.as_str(), own.phase.as_deref()), (outcome, phase), "{own:?}");
             assert_eq!(own.status, if outcome == "http_error" { 500 } else { 200 });
             assert_eq!(own.stream, request.kind != Kind::Plain);
             assert_eq!(own.first_token_ns.is_some(), request.tokens > 0);

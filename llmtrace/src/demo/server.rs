@@ -68,10 +68,7 @@ struct Asked {
 }
 
 /// Serves until the listener fails; logs every request as a line of JSON.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the listener closes with its server"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the listener closes with its server")]
 pub fn serve(listener: TcpListener, log: impl Write + Send) -> io::Result<()> {
     let log = Mutex::new(log);
     thread::scope(|scope| {
@@ -79,13 +76,11 @@ pub fn serve(listener: TcpListener, log: impl Write + Send) -> io::Result<()> {
             let (stream, _) = listener.accept()?;
             stream.set_nodelay(true)?;
             let log = &log;
-            thread::Builder::new()
-                .stack_size(STACK)
-                .spawn_scoped(scope, move || {
-                    if let Err(error) = Connection::new(stream).serve(log) {
-                        eprintln!("demo server: {error}");
-                    }
-                })?;
+            thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || {
+                if let Err(error) = Connection::new(stream).serve(log) {
+                    eprintln!("demo server: {error}");
+                }
+            })?;
         }
     })
 }
@@ -107,10 +102,7 @@ struct Connection {
 
 impl Connection {
     fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            pending: Vec::new(),
-        }
+        Self { stream, pending: Vec::new() }
     }
 
     fn serve(&mut self, log: &Mutex<impl Write>) -> io::Result<()> {
@@ -158,11 +150,7 @@ impl Connection {
         };
         let text = String::from_utf8_lossy(&self.pending[..head]).into_owned();
         let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut request = Request {
-            path,
-            start_ns,
-            ..Request::default()
-        };
+        let mut request = Request { path, start_ns, ..Request::default() };
         let mut length = 0;
         for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
             if name.eq_ignore_ascii_case("content-length") {
@@ -189,10 +177,7 @@ impl Connection {
         let n = self.stream.read(&mut buf)?;
         self.pending.extend_from_slice(&buf[..n]);
         if self.pending.len() > MAX_REQUEST {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "request too large",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "request too large"));
         }
         Ok(n)
     }
@@ -217,10 +202,7 @@ struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn new(stream: &'a mut TcpStream, request: &Request) -> Self {
-        let id = request
-            .user_agent
-            .strip_prefix(USER_AGENT)
-            .and_then(|id| id.parse().ok());
+        let id = request.user_agent.strip_prefix(USER_AGENT).and_then(|id| id.parse().ok());
         let record = ServerRecord {
             id: id.unwrap_or(0),
             endpoint: request.path.clone(),
@@ -233,11 +215,8 @@ impl<'a> Answer<'a> {
     }
 
     fn client_left(&mut self) {
-        let phase = if self.record.output_tokens == 0 {
-            "before_first_token"
-        } else {
-            "mid_stream"
-        };
+        let phase =
+            if self.record.output_tokens == 0 { "before_first_token" } else { "mid_stream" };
         self.record.outcome = "client_disconnect".into();
         self.record.phase = Some(phase.into());
         self.record.end_ns = monotonic_ns();
@@ -255,11 +234,7 @@ impl<'a> Answer<'a> {
             return self.error(500, "the engine failed, as asked");
         }
         self.record.prompt_tokens = request.body.len() as u64 / 4;
-        if asked.stream {
-            self.stream(&asked)
-        } else {
-            self.plain(&asked)
-        }
+        if asked.stream { self.stream(&asked) } else { self.plain(&asked) }
     }
 
     fn error(&mut self, status: u16, message: &str) -> io::Result<()> {
@@ -396,10 +371,7 @@ impl<'a> Answer<'a> {
                 Ok(())
             }
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) =>
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
             {
                 Ok(())
             }
