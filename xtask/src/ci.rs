@@ -13,19 +13,22 @@ pub struct Args {}
 
 pub fn run(_: &Args) -> Result<()> {
     let mut times = Vec::new();
-    let mut step = |name: &'static str, work: &dyn Fn() -> Result<()>| -> Result<()> {
+    let mut step = |name: &str, work: &dyn Fn() -> Result<()>| -> Result<()> {
         sh::say(&format!("== {name}"));
         let start = Instant::now();
         let result = work();
-        times.push((name, start.elapsed().as_secs_f64()));
+        let time = format!("{name} {:.0} s", start.elapsed().as_secs_f64());
+        sh::say(&format!("== {time}{}", if result.is_ok() { "" } else { ", failed" }));
+        times.push(time);
         result
     };
     step("setup", &|| setup::kernel_toolchain().map(drop))?;
     step("lint", &|| lint::run(&lint::Args {}))?;
     step("fixtures", &fixtures::ensure)?;
-    step("build", &|| build::run(&build::Args { release: true }))?;
-    let list: Vec<_> = times.iter().map(|(name, s)| format!("{name} {s:.0} s")).collect();
-    // Printed before the tests: the runner's closing lines have to be the last thing in the log.
-    sh::say(&format!("before the tests: {}", list.join(", ")));
+    step("release build", &|| build::run(&build::Args { release: true }))?;
+    step("test build", &test::build)?;
+    // Said before the tests: the runner's closing lines have to be the last thing in the log, and
+    // they have the times of the tests.
+    sh::say(&format!("== before the tests: {}", times.join(", ")));
     test::run(&test::Args::default())
 }

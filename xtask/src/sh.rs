@@ -109,7 +109,10 @@ fn cannot_start(cmd: &Command) -> String {
 
 /// The command as one would type it in the root folder.
 fn show(cmd: &Command) -> String {
-    let mut text = short(cmd.get_program());
+    let program = cmd.get_program();
+    // The path that cargo gives for itself is long and says nothing.
+    let cargo = std::env::var_os("CARGO").is_some_and(|cargo| cargo == program);
+    let mut text = if cargo { "cargo".to_owned() } else { short(program) };
     for arg in cmd.get_args() {
         text.push(' ');
         text.push_str(&short(arg));

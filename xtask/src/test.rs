@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{build, fixtures, sh};
+use crate::{fixtures, sh};
 
 /// Sets up, builds and runs all tests; those that attach eBPF run as root.
 #[derive(clap::Args, Default)]
@@ -27,21 +27,35 @@ pub fn run(args: &Args) -> Result<()> {
         return unit(args);
     }
     fixtures::ensure()?;
-    build::run(&build::Args { release: true })?;
+    crate::build::run(&crate::build::Args { release: true })?;
     unit(args)?;
     end_to_end(args)
 }
 
-fn unit(args: &Args) -> Result<()> {
+/// Compiles all tests and runs none.
+pub fn build() -> Result<()> {
+    sh::run(unit_tests().arg("--no-run"))?;
+    sh::run(end_to_end_tests().arg("--no-run"))
+}
+
+fn unit_tests() -> Command {
     let mut cmd = sh::cargo();
     cmd.args(["test", "--workspace", "--exclude", "llmtrace-ebpf", "--exclude", "llmtrace-tests"]);
-    cmd.args(&args.filter);
-    sh::pass_on(&mut cmd)
+    cmd
+}
+
+fn end_to_end_tests() -> Command {
+    let mut cmd = sh::cargo();
+    cmd.args(["test", "--package", "llmtrace-tests"]);
+    cmd
+}
+
+fn unit(args: &Args) -> Result<()> {
+    sh::pass_on(unit_tests().args(&args.filter))
 }
 
 fn end_to_end(args: &Args) -> Result<()> {
-    let mut cmd = sh::cargo();
-    cmd.args(["test", "--package", "llmtrace-tests"]);
+    let mut cmd = end_to_end_tests();
     as_root(&mut cmd)?;
     cmd.args(&args.filter);
     // They share one kernel and two cores, and several of them assert times.
