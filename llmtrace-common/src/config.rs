@@ -34,12 +34,12 @@ pub mod target {
     pub const NEVER: u32 = 4;
 }
 
-/// Connection states in [`Socket::state`].
+/// Bits of [`Socket::state`].
 pub mod state {
-    /// Pass everything on.
-    pub const PASS: u32 = 0;
     /// Pass nothing on.
     pub const SILENT: u32 = 1;
+    /// The kernel numbers the socket's bytes itself (TCP).
+    pub const SEQUENCED: u32 = 2;
 }
 
 /// Value of the `SOCKETS` map, by socket address.
@@ -52,10 +52,9 @@ pub struct Socket {
     pub read: u64,
     /// Bytes written so far, likewise.
     pub written: u64,
-    /// One of [`state`].
+    /// Bits of [`state`].
     pub state: u32,
-    /// Whether an OPEN record got into the ring.
-    pub announced: u32,
+    pub pad: u32,
 }
 
 /// A target cgroup, as in the `CGROUPS` array.

@@ -1,0 +1,89 @@
+//! The end of connections: TCP states and resets. Works in any context, also softirq, where the
+//! current process has nothing to do with the socket.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use llmtrace_common::{
+    config::state,
+    record::{Header, end, kind},
+};
+
+use crate::{
+    emit, kernel,
+    maps::{SOCK_NUM, SOCKETS, WATCH_PROCESSES},
+    sock::common,
+};
+
+/// `include/net/tcp_states.h`.
+mod tcp {
+    pub const FIN_WAIT1: i32 = 4;
+    pub const TIME_WAIT: i32 = 6;
+    pub const CLOSE: i32 = 7;
+    pub const CLOSE_WAIT: i32 = 8;
+    pub const LAST_ACK: i32 = 9;
+    pub const LISTEN: i32 = 10;
+    pub const CLOSING: i32 = 11;
+}
+
+/// `(sk, oldstate, newstate)`.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
+    let sock: u64 = ctx.arg(0);
+    let new: i32 = ctx.arg(2);
+    if new == tcp::LISTEN {
+        listening(sock);
+        return 0;
+    }
+    let reason = match new {
+        tcp::CLOSE_WAIT | tcp::CLOSING | tcp::TIME_WAIT => end::PEER_FIN,
+        tcp::FIN_WAIT1 | tcp::LAST_ACK => end::LOCAL_FIN,
+        tcp::CLOSE => end::CLOSED,
+        _ => return 0,
+    };
+    report(sock, reason);
+    if new == tcp::CLOSE {
+        let _ = SOCKETS.remove(sock);
+    }
+    0
+}
+
+/// `(sk)`: the peer reset the connection.
+#[raw_tracepoint(tracepoint = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: RawTracePointContext) -> i32 {
+    report(ctx.arg(0), end::PEER_RESET);
+    0
+}
+
+/// `(sk, ...)`: this side resets the connection; without a socket when none matched a packet.
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: RawTracePointContext) -> i32 {
+    let sock: u64 = ctx.arg(0);
+    if sock != 0 {
+        report(sock, end::LOCAL_RESET);
+    }
+    0
+}
+
+#[inline(always)]
+fn report(sock: u64, reason: u32) {
+    let Some(socket) = SOCKETS.get_ptr(sock) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let socket = unsafe { *socket };
+    if socket.state & state::SILENT == 0 {
+        common::ended(sock, socket.inode as u32, (0, 0), reason);
+    }
+}
+
+/// `listen` runs in the process that listens.
+#[inline(always)]
+fn listening(sock: u64) {
+    if WATCH_PROCESSES.load() == 0 {
+        return;
+    }
+    let port: u16 = kernel::field(sock, &SOCK_NUM).unwrap_or(0);
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    emit::process(&Header { kind: kind::LISTEN, pid, len: u32::from(port), ..Header::default() });
+}
+

@@ -1,0 +1,25 @@
+//! The kernel side of llmtrace: filter, timestamp, copy, count. Nothing here parses a body.
+//!
+//! Entry points are in `sock/tracepoint.rs`, `lifecycle.rs` and `process.rs`; everything else is
+//! shared by them and by the back ends to come.
+#![no_std]
+#![no_main]
+
+mod emit;
+mod kernel;
+mod lifecycle;
+mod maps;
+mod process;
+mod sock;
+mod target;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves that no path gets here.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
