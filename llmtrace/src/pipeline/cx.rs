@@ -1,0 +1,49 @@
+//! What a connection's state needs of the pipeline while it handles one record.
+
+use super::counts::{Counts, Verdict};
+use super::link::Pending;
+use super::{Sink, label};
+use crate::conn::Peer;
+use crate::llm::{Outcome, Role, Settings};
+use crate::record::Open;
+
+/// What is known of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Meta<'a> {
+    pub pid: u32,
+    pub from_birth: bool,
+    pub open: Option<&'a Open>,
+}
+
+pub(super) struct Cx<'a, K> {
+    pub settings: &'a Settings,
+    pub sink: &'a mut K,
+    pub counts: &'a mut Counts,
+    pub meta: Meta<'a>,
+    /// Set if the connection is not to be looked at any more.
+    pub verdict: Option<Verdict>,
+}
+
+impl<K: Sink> Cx<'_, K> {
+    /// Who talks to whom: named once per connection, and again if another process has it.
+    pub fn peer<'p>(&mut self, role: Role, known: &'p mut Option<Peer>) -> &'p Peer {
+        let meta = self.meta;
+        if known.as_ref().is_none_or(|p| p.pid != meta.pid) {
+            *known = None;
+        }
+        known.get_or_insert_with(|| label::peer(role, meta.open, meta.pid, self.sink))
+    }
+
+    pub fn finished(&mut self, pending: Pending) {
+        let Some(peer) = &pending.peer else {
+            self.counts.other_http += 1;
+            return;
+        };
+        self.counts.finished += 1;
+        let finished = pending.exchange.finish();
+        if finished.outcome == Outcome::Incomplete {
+            self.counts.incomplete(pending.lost);
+        }
+        self.sink.finished(&finished, peer);
+    }
+}

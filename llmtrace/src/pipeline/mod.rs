@@ -1,0 +1,427 @@
+//! From records to finished LLM exchanges.
+//!
+//! One connection at a time: its two directions are put into order (`conn`), parsed (`http`), and
+//! what the parsers say is told to the exchanges (`llm`). Whatever is missing, broken or not HTTP
+//! ends up in a counter, never in a wrong measurement.
+//!
+//! Architecture Invariant: no I/O, no wall clock, no names of its own. Time is what the records
+//! and the caller say; what is found goes to a [`Sink`]. The same records give the same results.
+//! Architecture Invariant: memory is bounded by constants, whatever the records claim.
+#![forbid(unsafe_code)]
+
+mod counts;
+mod cx;
+mod flow;
+mod label;
+mod link;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
+
+pub use crate::conn::Peer;
+pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
+pub use label::MAX_LABEL;
+
+use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
+use crate::llm::{Finished, Role, Settings};
+use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Process, Record, SockId};
+use cx::{Cx, Meta};
+use link::{Link, Side};
+
+/// Response bytes of one connection that wait for their request.
+pub const EARLY_BYTES: usize = 64 * 1024;
+/// Bytes of a connection joined in its middle, in each of both directions, without a request line:
+/// no HTTP/1. One direction alone may be the rest of a long message, so it may have more.
+pub const JOINED_BYTES: u64 = 64 * 1024;
+pub const JOINED_ONE_WAY_BYTES: u64 = 16 * 1024 * 1024;
+/// After a loss among pipelined requests, this long without a response byte sets things right.
+pub const QUIET_NS: Ns = 1_000_000_000;
+/// A connection without a byte for so long is let go; an open exchange has timed out.
+pub const IDLE_NS: Ns = 600_000_000_000;
+/// Verdicts kept for the caller.
+pub const MAX_VERDICTS: usize = 4096;
+/// Ends that wait for records that are late.
+const MAX_ENDS: usize = 8192;
+/// Connections that wait for records that are late; past it nothing waits.
+const MAX_WAITING: usize = 1024;
+/// How often records alone drive what waits.
+const LATE_NS: Ns = 10_000_000;
+/// Connections looked at in one tick for their age.
+const SWEEP: usize = 1024;
+
+/// Where the results go, and who knows names.
+pub trait Sink {
+    /// An LLM request's head has come.
+    fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str);
+
+    /// An exchange that was started is over. Called once for each, unless the pipeline stops.
+    fn finished(&mut self, f: &Finished, peer: &Peer);
+
+    /// What to call a process.
+    fn name(&mut self, _pid: u32, comm: &str) -> Arc<str> {
+        comm.into()
+    }
+
+    /// The whole label of the server at a remote address.
+    fn remote(&mut self, _addr: &Address) -> Option<Arc<str>> {
+        None
+    }
+}
+
+/// Everything between the ring and the metrics.
+#[derive(Debug)]
+pub struct Pipeline {
+    settings: Settings,
+    table: Table<Link>,
+    counts: Counts,
+    verdicts: Vec<SockId>,
+    /// Ends of connections with something open: records from other CPUs may still come.
+    ends: VecDeque<End>,
+    /// Connections that hold something back until time passes.
+    waiting: Vec<SockId>,
+    unix: FxHashSet<SockId>,
+    /// The latest time seen.
+    now: Ns,
+    next_late: Ns,
+}
+
+#[derive(Debug)]
+struct End {
+    due: Ns,
+    id: SockId,
+    at: Ns,
+    reason: EndReason,
+}
+
+impl Pipeline {
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            table: Table::default(),
+            counts: Counts::default(),
+            verdicts: Vec::new(),
+            ends: VecDeque::new(),
+            waiting: Vec::new(),
+            unix: FxHashSet::default(),
+            now: 0,
+            next_late: 0,
+        }
+    }
+
+    /// Takes one record, in ring order.
+    #[inline]
+    pub fn push(&mut self, rec: &Record<'_>, sink: &mut impl Sink) {
+        match rec {
+            Record::Data(data) => self.data(data, sink),
+            _ => self.other(rec, sink),
+        }
+    }
+
+    /// Time passes; to be called a few times a second at least.
+    pub fn tick(&mut self, now: Ns, sink: &mut impl Sink) {
+        self.now = self.now.max(now);
+        self.late(sink);
+        let now = self.now;
+        for id in self.table.sweep(SWEEP, |e| now.saturating_sub(e.last) > IDLE_NS) {
+            if let Some(mut entry) = self.remove(id) {
+                self.counts.expired += 1;
+                let (.., link, mut cx) = parts(&mut entry, &self.settings, &mut self.counts, sink);
+                link.timed_out(now, &mut cx);
+            }
+        }
+    }
+
+    /// The pipeline stops: what waits is handed on, what is open then is only counted.
+    pub fn finish(&mut self, now: Ns, sink: &mut impl Sink) {
+        self.now = self.now.max(now);
+        for id in std::mem::take(&mut self.waiting) {
+            self.settle(id, true, sink);
+        }
+        while let Some(end) = self.ends.pop_front() {
+            self.apply(end.id, end.at, end.reason, sink);
+        }
+        let open =
+            |e: &Entry<Link>| e.state.flow.open.iter().filter(|p| p.exchange.is_llm()).count();
+        self.counts.still_open += self.table.iter().map(open).sum::<usize>() as u64;
+        let conn = self.table.counts();
+        self.table = Table::default();
+        self.table.shared.counts = conn;
+        self.unix.clear();
+    }
+
+    /// Connections that need no further records, since the last call.
+    pub fn take_verdicts(&mut self) -> Vec<SockId> {
+        std::mem::take(&mut self.verdicts)
+    }
+
+    /// Everything counted, as (group, reason, count). Groups: `records`, `resyncs`, `incomplete`,
+    /// `silenced`, `exchanges`, `connections`, `bytes`, `stream`.
+    pub fn counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+        self.counts.all(&self.table.counts(), self.table.len())
+    }
+
+    /// Connections that are followed now.
+    pub fn connections(&self) -> usize {
+        self.table.len()
+    }
+
+    #[inline]
+    fn data(&mut self, data: &Data<'_>, sink: &mut impl Sink) {
+        self.counts.records[data.direction as usize] += 1;
+        self.counts.bytes += data.bytes.len() as u64;
+        self.now = self.now.max(data.exit);
+        if self.now >= self.next_late {
+            self.late(sink);
+        }
+        let (slot, entry, shared) = self.table.touch(data);
+        if entry.state.side == Side::Silent {
+            return self.ignored(slot);
+        }
+        let from_birth = entry.from_birth;
+        let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        let stream = match data.direction {
+            Direction::Read => &mut *read,
+            Direction::Write => &mut *write,
+        };
+        stream.push(data, from_birth, shared, |piece| link.piece(data.direction, piece, &mut cx));
+        let verdict = cx.verdict;
+        let waits = read.waits() || write.waits() || link.waits();
+        if waits || verdict.is_some() || self.table.has_evicted() {
+            self.after(slot, data.id, verdict, sink);
+        }
+    }
+
+    /// What rarely follows a record.
+    #[cold]
+    fn after(&mut self, slot: Slot, id: SockId, verdict: Option<Verdict>, sink: &mut impl Sink) {
+        if let Some(verdict) = verdict {
+            self.silence(slot, verdict, sink);
+            self.verdict(id);
+        } else if let Some((entry, shared)) = self.table.get(slot) {
+            let full = self.waiting.len() >= MAX_WAITING && !entry.state.listed;
+            let hasty = entry.state.waits_for_room();
+            if let Some(direction) = hasty {
+                let (read, write, link, mut cx) =
+                    parts(entry, &self.settings, &mut self.counts, sink);
+                let stream = if direction == Direction::Read { read } else { write };
+                stream.flush(shared, &mut |piece| link.piece(direction, piece, &mut cx));
+                if link.waits() {
+                    link.drop_early(&mut cx);
+                }
+                if let Some(verdict) = cx.verdict {
+                    self.silence(slot, verdict, sink);
+                    self.verdict(id);
+                }
+            } else if full {
+                self.settle(id, true, sink);
+            } else if !entry.state.listed && (entry.waits() || entry.state.waits()) {
+                entry.state.listed = true;
+                self.waiting.push(id);
+            }
+        }
+        self.evicted(sink);
+    }
+
+    fn evicted(&mut self, sink: &mut impl Sink) {
+        for mut entry in self.table.take_evicted() {
+            self.unix.remove(&entry.id);
+            let now = self.now;
+            let (.., link, mut cx) = parts(&mut entry, &self.settings, &mut self.counts, sink);
+            link.flow.lose_all(now, Lost::Evicted, &mut cx);
+        }
+    }
+
+    #[cold]
+    fn ignored(&mut self, slot: Slot) {
+        self.counts.ignored += 1;
+        let Some((entry, _)) = self.table.get(slot) else { return };
+        let n = &mut entry.state.ignored;
+        *n = n.saturating_add(1);
+        // The kernel side seems not to know, or to have forgotten.
+        if *n >= 64 && n.is_power_of_two() {
+            let id = entry.id;
+            self.verdict(id);
+        }
+    }
+
+    fn verdict(&mut self, id: SockId) {
+        if self.verdicts.len() < MAX_VERDICTS {
+            self.verdicts.push(id);
+        } else {
+            self.counts.verdicts_dropped += 1;
+        }
+    }
+
+    fn silence(&mut self, slot: Slot, verdict: Verdict, sink: &mut impl Sink) {
+        let now = self.now;
+        let Some((entry, shared)) = self.table.get(slot) else { return };
+        entry.read.discard(shared);
+        entry.write.discard(shared);
+        if entry.state.side == Side::Silent {
+            return;
+        }
+        self.counts.verdict(verdict);
+        let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        link.flow.lose_all(now, Lost::Silenced, &mut cx);
+        link.silence();
+    }
+
+    #[cold]
+    fn other(&mut self, rec: &Record<'_>, sink: &mut impl Sink) {
+        let (kind, at) = match rec {
+            Record::Data(data) => return self.data(data, sink),
+            Record::Open(open) => (2, open.at),
+            Record::End { at, .. } => (3, *at),
+            Record::Silenced { at, .. } => (4, *at),
+            Record::Process { at, .. } => (5, *at),
+        };
+        self.counts.records[kind] += 1;
+        self.now = self.now.max(at);
+        self.late(sink);
+        match rec {
+            Record::Open(open) => self.open(open, sink),
+            Record::End { id, at, reason, .. } => self.end(*id, *at, *reason, sink),
+            Record::Silenced { id, sniffed, .. } => {
+                if let Some(slot) = self.table.find(*id) {
+                    let verdict = match sniffed {
+                        crate::record::Sniffed::Tls => Verdict::Tls,
+                        crate::record::Sniffed::Other => Verdict::Other,
+                    };
+                    self.silence(slot, verdict, sink);
+                }
+            }
+            Record::Process { event: Process::Exit { pid }, at } => {
+                let table = &mut self.table;
+                let mut of_pid = self.unix.iter().copied().collect::<Vec<_>>();
+                of_pid.retain(|&id| {
+                    let slot = table.find(id);
+                    slot.and_then(|s| table.get(s)).is_some_and(|(e, _)| e.pid == *pid)
+                });
+                of_pid.sort_unstable();
+                for id in of_pid {
+                    self.end(id, *at, EndReason::Closed, sink);
+                }
+            }
+            Record::Data(_) | Record::Process { .. } => {}
+        }
+    }
+
+    fn open(&mut self, open: &Open, sink: &mut impl Sink) {
+        self.table.open(open);
+        if matches!((&open.local, &open.remote), (Address::Unix(_), _) | (_, Address::Unix(_))) {
+            self.unix.insert(open.id);
+        }
+        if self.table.has_evicted() {
+            self.evicted(sink);
+        }
+    }
+
+    /// An end waits as long as there is something that a late record could still complete.
+    fn end(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
+        let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
+        let noted = match (reason, entry.state.flow.role) {
+            (EndReason::PeerFin, _) => true,
+            (EndReason::ReadEof, Some(Role::Server)) => true,
+            (EndReason::WriteBroken, Some(Role::Client)) => true,
+            _ => false,
+        };
+        let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits();
+        if noted || settled {
+            return self.apply(id, at, reason, sink);
+        }
+        self.ends.push_back(End { due: self.now.saturating_add(HOLD_NS), id, at, reason });
+        if self.ends.len() > MAX_ENDS
+            && let Some(end) = self.ends.pop_front()
+        {
+            self.counts.ends_early += 1;
+            self.apply(end.id, end.at, end.reason, sink);
+        }
+    }
+
+    fn apply(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
+        if reason != EndReason::PeerFin {
+            self.settle(id, true, sink);
+        }
+        let slot = self.table.find(id);
+        let Some((entry, _)) = slot.and_then(|s| self.table.get(s)) else { return };
+        let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        link.end(reason, at, &mut cx);
+        if reason == EndReason::Closed {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: SockId) -> Option<Box<Entry<Link>>> {
+        self.unix.remove(&id);
+        self.table.remove(id)
+    }
+
+    /// What waited long enough.
+    #[cold]
+    fn late(&mut self, sink: &mut impl Sink) {
+        self.next_late = self.now.saturating_add(LATE_NS);
+        if !self.waiting.is_empty() {
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.retain(|&id| self.settle(id, false, sink));
+            waiting.append(&mut self.waiting);
+            self.waiting = waiting;
+        }
+        while self.ends.front().is_some_and(|e| e.due <= self.now)
+            && let Some(end) = self.ends.pop_front()
+        {
+            self.apply(end.id, end.at, end.reason, sink);
+        }
+    }
+
+    /// Hands on what a connection held back, all of it or what did so for too long. Whether it
+    /// holds something back still.
+    fn settle(&mut self, id: SockId, all: bool, sink: &mut impl Sink) -> bool {
+        let now = self.now;
+        let Some(slot) = self.table.find(id) else { return false };
+        let Some((entry, shared)) = self.table.get(slot) else { return false };
+        let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        for (direction, stream) in [(Direction::Read, &mut *read), (Direction::Write, &mut *write)]
+        {
+            let mut piece = |piece: crate::conn::Piece<'_>| link.piece(direction, piece, &mut cx);
+            if all {
+                stream.flush(shared, &mut piece);
+            } else {
+                stream.tick(now, shared, &mut piece);
+            }
+        }
+        if all {
+            link.drop_early(&mut cx);
+        } else {
+            link.tick(now, &mut cx);
+        }
+        let verdict = cx.verdict;
+        let waits = read.waits() || write.waits() || link.waits();
+        if !all {
+            link.listed = waits;
+        }
+        if let Some(verdict) = verdict {
+            self.silence(slot, verdict, sink);
+            self.verdict(id);
+        }
+        waits
+    }
+}
+
+type Parts<'e, K> = (&'e mut Stream, &'e mut Stream, &'e mut Link, Cx<'e, K>);
+
+/// A connection's streams and state, and what the state needs.
+#[inline]
+fn parts<'e, K: Sink>(
+    entry: &'e mut Entry<Link>,
+    settings: &'e Settings,
+    counts: &'e mut Counts,
+    sink: &'e mut K,
+) -> Parts<'e, K> {
+    let Entry { pid, from_birth, open, read, write, state, .. } = entry;
+    let meta = Meta { pid: *pid, from_birth: *from_birth, open: open.as_deref() };
+    (read, write, state, Cx { settings, sink, counts, meta, verdict: None })
+}
