@@ -1,0 +1,242 @@
+//! Which processes the user means: matching against `/proc`, and cgroup paths to ids.
+//!
+//! The kernel side follows children by itself; this finds what is there at the start and what
+//! appears under a name, a path or a port.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use llmtrace_common::config::{Cgroup, target};
+use wildmatch::WildMatch;
+
+use super::ProbeError;
+
+/// Processes to trace, as the user named them. The kinds are alternatives, not conditions.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub pids: Vec<u32>,
+    pub cgroups: Vec<PathBuf>,
+    /// Globs over the process name.
+    pub comms: Vec<WildMatch>,
+    /// Globs over the path of the executable, or its last part.
+    pub exes: Vec<WildMatch>,
+    /// Local ports of servers.
+    pub ports: Vec<u16>,
+    pub all: bool,
+}
+
+impl Wanted {
+    /// Nothing was named: every process that listens for stream connections.
+    pub fn auto(&self) -> bool {
+        !self.all
+            && self.pids.is_empty()
+            && self.cgroups.is_empty()
+            && self.comms.is_empty()
+            && self.exes.is_empty()
+            && self.ports.is_empty()
+    }
+
+    /// Whether processes can become targets later, by what they execute or listen on.
+    pub fn watches(&self) -> bool {
+        self.auto() || !(self.comms.is_empty() && self.exes.is_empty() && self.ports.is_empty())
+    }
+
+    /// For the `ready` line.
+    pub fn describe(&self) -> String {
+        if self.all {
+            return "all".into();
+        }
+        if self.auto() {
+            return "auto".into();
+        }
+        let mut parts = Vec::new();
+        parts.extend(self.pids.iter().map(|p| format!("pid:{p}")));
+        parts.extend(self.cgroups.iter().map(|c| format!("cgroup:{}", c.display())));
+        parts.extend(self.comms.iter().map(|c| format!("comm:{c}")));
+        parts.extend(self.exes.iter().map(|c| format!("exe:{c}")));
+        parts.extend(self.ports.iter().map(|p| format!("port:{p}")));
+        parts.join(",")
+    }
+
+    /// How a process that just executed a program is to be traced; 0 if it is not.
+    pub fn by_name(&self, pid: u32) -> u32 {
+        let comm = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if !self.comms.is_empty() {
+            let comm = comm();
+            if self.comms.iter().any(|glob| glob.matches(comm.trim_end())) {
+                return target::ALL;
+            }
+        }
+        if !self.exes.is_empty()
+            && let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe"))
+        {
+            let path = exe.to_string_lossy();
+            let name = exe.file_name().unwrap_or_default().to_string_lossy();
+            if self.exes.iter().any(|glob| glob.matches(&path) || glob.matches(&name)) {
+                return target::ALL;
+            }
+        }
+        0
+    }
+
+    /// How a process that listens on a port is to be traced.
+    pub fn by_port(&self, port: Option<u16>) -> u32 {
+        match port {
+            _ if self.auto() => target::ALL,
+            Some(port) if self.ports.contains(&port) => target::PORTS,
+            _ => 0,
+        }
+    }
+
+    /// Every process that matches now, children of named ones included.
+    pub fn scan(&self) -> Vec<(u32, u32)> {
+        let pids = processes();
+        let mut found: HashMap<u32, u32> = HashMap::new();
+        let parents: Vec<(u32, u32)> =
+            pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
+        let mut named: HashSet<u32> = self.pids.iter().copied().collect();
+        let mut listeners = Listeners::default();
+        for &pid in &pids {
+            if self.by_name(pid) != 0 {
+                named.insert(pid);
+            }
+            if self.auto() || !self.ports.is_empty() {
+                for port in listeners.of(pid) {
+                    *found.entry(pid).or_default() |= self.by_port(port);
+                }
+            }
+        }
+        // Children may precede their parents in the list; depth is small.
+        while parents.iter().any(|(pid, ppid)| named.contains(ppid) && named.insert(*pid)) {}
+        for pid in named {
+            found.insert(pid, target::ALL);
+        }
+        found.remove(&std::process::id());
+        found.into_iter().filter(|(_, how)| *how != 0).collect()
+    }
+
+    /// Ids of the cgroups, for the kernel side.
+    pub fn cgroup_ids(&self) -> Result<Vec<Cgroup>, ProbeError> {
+        self.cgroups.iter().map(|path| cgroup(path)).collect()
+    }
+}
+
+/// Processes there are.
+fn processes() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, also parentheses: fields follow the last one.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Listening sockets by inode, per network namespace, read once per scan.
+#[derive(Default)]
+struct Listeners {
+    namespaces: HashMap<u64, HashMap<u64, Option<u16>>>,
+}
+
+impl Listeners {
+    /// Ports that a process listens on; None for a unix stream socket.
+    fn of(&mut self, pid: u32) -> Vec<Option<u16>> {
+        let Ok(namespace) = fs::metadata(format!("/proc/{pid}/ns/net")) else { return Vec::new() };
+        let sockets =
+            self.namespaces.entry(namespace.ino()).or_insert_with(|| listening_sockets(pid));
+        if sockets.is_empty() {
+            return Vec::new();
+        }
+        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+        fds.flatten()
+            .filter_map(|fd| {
+                let link = fs::read_link(fd.path()).ok()?;
+                let inode = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                sockets.get(&inode.parse().ok()?).copied()
+            })
+            .collect()
+    }
+}
+
+fn listening_sockets(pid: u32) -> HashMap<u64, Option<u16>> {
+    let mut sockets = HashMap::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, _, "0A", _, _, _, _, _, inode, ..] = fields[..] else { continue };
+            let port = local.rsplit_once(':').and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
+            if let (Some(port), Ok(inode)) = (port, inode.parse()) {
+                sockets.insert(inode, Some(port));
+            }
+        }
+    }
+    let text = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    for line in text.lines().skip(1) {
+        // Num RefCount Protocol Flags Type St Inode Path; the flag is SO_ACCEPTCON.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, "00010000", "0001", _, inode, ..] = fields[..] else { continue };
+        if let Ok(inode) = inode.parse() {
+            sockets.insert(inode, None);
+        }
+    }
+    sockets
+}
+
+/// A cgroup v2 directory: absolute, or relative to the mount of the hierarchy.
+fn cgroup(path: &Path) -> Result<Cgroup, ProbeError> {
+    let fail = |reason: &str| ProbeError::Cgroup {
+        path: path.display().to_string(),
+        reason: reason.into(),
+    };
+    let mount = cgroup_mount().ok_or_else(|| fail("no cgroup v2 hierarchy is mounted"))?;
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let full = if path.starts_with(&mount) { path.to_owned() } else { mount.join(relative) };
+    let full = fs::canonicalize(&full).map_err(|e| fail(&format!("{e} ({})", full.display())))?;
+    let below = full.strip_prefix(&mount).map_err(|_| fail("not in the cgroup v2 hierarchy"))?;
+    let id = fs::metadata(&full).map_err(|e| fail(&e.to_string()))?.ino();
+    Ok(Cgroup { id, level: below.components().count() as u32, pad: 0 })
+}
+
+fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        right.starts_with("cgroup2 ").then(|| left.split_whitespace().nth(4).map(PathBuf::from))?
+    })
+}
+
+/// What to call a process: its own name, but the script or module for an interpreter.
+pub fn display_name(pid: u32, comm: &str) -> String {
+    let interpreter = ["python", "node", "ruby", "java", "MainThread", "bun", "deno"]
+        .iter()
+        .any(|name| comm.starts_with(name));
+    if interpreter && let Some(script) = script(pid) {
+        return script;
+    }
+    comm.to_owned()
+}
+
+fn script(pid: u32) -> Option<String> {
+    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let args: Vec<String> = cmdline
+        .split(|&b| b == 0)
+        .skip(1)
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "-m" => return args.next().cloned(),
+            "-c" | "-e" | "" => return None,
+            flag if flag.starts_with('-') => {}
+            path => return Path::new(path).file_stem()?.to_str().map(str::to_owned),
+        }
+    }
+    None
+}

@@ -1,0 +1,128 @@
+//! The command line. Every flag of `run` can also be set by the variable that its help names.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use wildmatch::WildMatch;
+
+use crate::probe::target::Wanted;
+
+/// Trace LLM servers with eBPF: time to first token, inter-token latency, throughput, tokens and
+/// errors of every request, without touching the server.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Trace servers on this machine and serve Prometheus metrics.
+    Run(RunArgs),
+    /// Start a small LLM server and clients, trace them with real eBPF and compare.
+    Demo(DemoArgs),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// What this kernel allows.
+    #[default]
+    Auto,
+    Fentry,
+    Kprobe,
+    Tracepoint,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmtrace run                               every process that listens, as it comes
+  llmtrace run --pid 1234                    one server and its children
+  llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
+  curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
+
+Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
+pub struct RunArgs {
+    /// Trace this process and its children. May be given several times.
+    #[arg(long, value_name = "N", env = "LLMTRACE_PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    /// Trace the processes of this cgroup (v2) and of those below it.
+    #[arg(long, value_name = "PATH", env = "LLMTRACE_CGROUP", value_delimiter = ',')]
+    pub cgroup: Vec<PathBuf>,
+    /// Trace processes by name; * and ? match.
+    #[arg(long, value_name = "GLOB", env = "LLMTRACE_COMM", value_delimiter = ',')]
+    pub comm: Vec<String>,
+    /// Trace processes by the path or file name of their executable; * and ? match.
+    #[arg(long, value_name = "GLOB", env = "LLMTRACE_EXE", value_delimiter = ',')]
+    pub exe: Vec<String>,
+    /// Trace what is served on this local TCP port.
+    #[arg(long, value_name = "N", env = "LLMTRACE_PORT", value_delimiter = ',')]
+    pub port: Vec<u16>,
+    /// Trace every process, clients too.
+    #[arg(long, env = "LLMTRACE_ALL")]
+    pub all: bool,
+    /// How to capture.
+    #[arg(long, value_enum, default_value_t, env = "LLMTRACE_BACKEND")]
+    pub backend: Backend,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9466", env = "LLMTRACE_LISTEN")]
+    pub listen: SocketAddr,
+    /// Write a JSON line per finished request to this file, or to standard output with "-". No
+    /// prompt and no completion text is in it.
+    #[arg(long, value_name = "FILE", env = "LLMTRACE_REQUEST_LOG")]
+    pub request_log: Option<PathBuf>,
+    /// Form of the agent's own log on standard error.
+    #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    /// MiB of the ring between kernel and agent, a power of two.
+    #[arg(long, value_name = "MIB", default_value_t = 8, env = "LLMTRACE_RING_MIB",
+          value_parser = ring_mib)]
+    pub ring_mib: u32,
+}
+
+fn ring_mib(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(n) if n.is_power_of_two() && n <= 1024 => Ok(n),
+        _ => Err("must be a power of two from 1 to 1024".into()),
+    }
+}
+
+impl RunArgs {
+    /// The processes that the flags name.
+    pub fn wanted(&self) -> Wanted {
+        let globs = |list: &[String]| list.iter().map(|g| WildMatch::new(g)).collect();
+        Wanted {
+            pids: self.pid.clone(),
+            cgroups: self.cgroup.clone(),
+            comms: globs(&self.comm),
+            exes: globs(&self.exe),
+            ports: self.port.clone(),
+            all: self.all,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  llmtrace demo --seconds 5
+
+Exits 0 only if every request that the server logged was traced with the right outcome and token
+count.")]
+pub struct DemoArgs {
+    /// How long the clients send requests.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub seconds: u64,
+    /// Clients at a time.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub clients: usize,
+    /// Be the demo's server, which writes its log to this file. The demo starts it by itself.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub serve: Option<PathBuf>,
+}

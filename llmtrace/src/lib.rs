@@ -1,0 +1,17 @@
+//! llmtrace: an eBPF, zero-instrumentation tracer for LLM servers.
+//!
+//! Data flows one way: kernel hook -> ring record ([`record`]) -> connection ([`conn`]) -> HTTP
+//! message ([`http`]) -> LLM exchange ([`llm`]) -> [`metrics`]. ARCHITECTURE.md is the map.
+
+pub mod cli;
+pub mod conn;
+pub mod demo;
+pub mod export;
+pub mod http;
+pub mod llm;
+pub mod metrics;
+pub mod pipeline;
+pub mod probe;
+pub mod record;
+pub mod run;
+pub mod serve;

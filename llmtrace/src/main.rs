@@ -1,0 +1,29 @@
+//! The `llmtrace` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use llmtrace::{
+    cli::{Cli, Command},
+    demo,
+    probe::ProbeError,
+    run,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("llmtrace: {error:#}");
+            // 3: another argument would not help; the kernel or the privileges have to change.
+            let unsupported =
+                error.downcast_ref::<ProbeError>().is_some_and(ProbeError::is_unsupported);
+            ExitCode::from(if unsupported { 3 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From the aggregate to what the `prometheus` crate encodes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::defs::{self, Def};
+use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
+use super::process::Process;
+use super::series::{Base, Series, Status};
+use super::{Own, Shared, labels};
+
+const SECONDS: f64 = 1e9;
+
+pub(super) struct Collect {
+    shared: Arc<Shared>,
+    descs: Vec<Desc>,
+}
+
+impl Collect {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let desc = |def: &Def| {
+            let base = if def.base { defs::BASE } else { &[] };
+            let labels = base.iter().chain(def.labels).map(|l| (*l).to_owned()).collect();
+            Desc::new(def.name.to_owned(), def.help.to_owned(), labels, HashMap::new())
+        };
+        // A test has each of them.
+        Self { shared, descs: defs::ALL.iter().filter_map(|def| desc(def).ok()).collect() }
+    }
+}
+
+impl Collector for Collect {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (all, in_flight, own, backend) = {
+            let s = self.shared.lock();
+            let all: Vec<_> = s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect();
+            let in_flight: Vec<_> = s.in_flight.iter().map(|(b, n)| (b.clone(), *n)).collect();
+            (all, in_flight, s.own.clone(), s.backend)
+        };
+        let mut out = Families::default();
+        requests(&mut out, &all);
+        times(&mut out, &all, &self.shared.itl_bounds);
+        tokens(&mut out, &all);
+        out.add(&defs::IN_FLIGHT, in_flight.iter().map(|(b, n)| (Some(b), [], *n as f64)));
+        agent(&mut out, &own, backend);
+        process(&mut out, Process::read());
+        out.0
+    }
+}
+
+type All = [(Base, Arc<Series>)];
+
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn push(&mut self, def: &Def, metrics: Vec<Metric>) {
+        let mut family = MetricFamily::default();
+        family.set_name(def.name.to_owned());
+        family.set_help(def.help.to_owned());
+        family.set_field_type(def.kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    /// Counters or gauges.
+    fn add<'a, const N: usize>(
+        &mut self,
+        def: &Def,
+        values: impl Iterator<Item = (Option<&'a Base>, [&'a str; N], f64)>,
+    ) {
+        let metrics = values.map(|(base, more, value)| {
+            let mut metric = Metric::from_label(label_pairs(def, base, &more));
+            if def.kind == MetricType::COUNTER {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            } else {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            metric
+        });
+        self.push(def, metrics.collect());
+    }
+
+    fn one(&mut self, def: &Def, value: Option<f64>) {
+        self.add(def, value.into_iter().map(|v| (None, [], v)));
+    }
+
+    /// Histograms, those without an observation left out.
+    fn hist<'a, const N: usize>(
+        &mut self,
+        def: &Def,
+        (bounds, unit): (&[u64], f64),
+        values: impl Iterator<Item = (&'a Base, [&'a str; N], &'a Hist)>,
+    ) {
+        let metrics = values.filter(|(_, _, hist)| !hist.is_empty()).map(|(base, more, hist)| {
+            let mut metric = Metric::from_label(label_pairs(def, Some(base), &more));
+            metric.set_histogram(hist.proto(bounds, unit));
+            metric
+        });
+        self.push(def, metrics.collect());
+    }
+}
+
+fn label_pairs(def: &Def, base: Option<&Base>, more: &[&str]) -> Vec<LabelPair> {
+    debug_assert!(def.base == base.is_some() && def.labels.len() == more.len(), "{}", def.name);
+    let mut pairs = Vec::with_capacity(defs::BASE.len() + more.len());
+    let mut push = |name: &str, value: &str| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value.to_owned());
+        pairs.push(pair);
+    };
+    if let Some(base) = base {
+        push("role", labels::role(base.role));
+        push("server", &base.server);
+        push("endpoint", base.endpoint);
+        push("model", &base.model);
+    }
+    for (name, value) in def.labels.iter().zip(more) {
+        push(name, value);
+    }
+    pairs
+}
+
+fn requests(out: &mut Families, all: &All) {
+    // Statuses are the only numbers among the labels.
+    let mut codes: Vec<u16> = Vec::new();
+    let status = |s: Status| match s {
+        Status::Code(code) => Some(code),
+        Status::None | Status::Other => None,
+    };
+    codes.extend(all.iter().flat_map(|(_, s)| s.requests.keys()).filter_map(|r| status(r.status)));
+    codes.sort_unstable();
+    codes.dedup();
+    let texts: HashMap<u16, String> = codes.into_iter().map(|c| (c, c.to_string())).collect();
+    let text = |s: Status| match s {
+        Status::None => "",
+        Status::Code(code) => texts.get(&code).map_or(labels::OTHER, String::as_str),
+        Status::Other => labels::OTHER,
+    };
+    let values = all.iter().flat_map(|(b, s)| s.requests.iter().map(move |(r, n)| (b, r, n)));
+    out.add(
+        &defs::REQUESTS,
+        values.map(|(b, r, n)| {
+            let stream = if r.stream { "true" } else { "false" };
+            (Some(b), [r.method, stream, text(r.status), r.outcome], *n as f64)
+        }),
+    );
+    let finish = all.iter().flat_map(|(b, s)| s.finish.iter().map(move |f| (b, f)));
+    out.add(&defs::FINISH, finish.map(|(b, (reason, n))| (Some(b), [*reason], *n as f64)));
+}
+
+fn times(out: &mut Families, all: &All, gap_bounds: &[u64]) {
+    out.hist(
+        &defs::DURATION,
+        (WHOLE, SECONDS),
+        all.iter().flat_map(|(b, s)| [(b, ["false"], &s.whole), (b, ["true"], &s.whole_stream)]),
+    );
+    out.hist(
+        &defs::GAPS,
+        (gap_bounds, SECONDS),
+        all.iter()
+            .flat_map(|(b, s)| [(b, ["usage"], &s.gaps.usage), (b, ["events"], &s.gaps.events)]),
+    );
+    let mut plain = |def, bounds, of: fn(&Series) -> &Hist| {
+        out.hist(def, (bounds, SECONDS), all.iter().map(|(b, s)| (b, [], of(s))));
+    };
+    plain(&defs::FIRST_BYTE, FIRST, |s| &s.first_byte);
+    plain(&defs::FIRST_TOKEN, FIRST, |s| &s.first_token);
+    plain(&defs::RECEIVE, FIRST, |s| &s.receive);
+    plain(&defs::PER_TOKEN, PER_TOKEN, |s| &s.per_token);
+    plain(&defs::STALL, GAP, |s| &s.stall);
+}
+
+fn tokens(out: &mut Families, all: &All) {
+    out.add(
+        &defs::TOKENS,
+        all.iter().flat_map(|(b, s)| {
+            let t = &s.tokens;
+            [
+                ("prompt", "usage", t.prompt),
+                ("output", "usage", t.output.usage),
+                ("output", "events", t.output.events),
+                ("cached", "usage", t.cached),
+                ("reasoning", "usage", t.reasoning),
+            ]
+            .into_iter()
+            .filter_map(move |(kind, source, n)| Some((Some(b), [kind, source], n? as f64)))
+        }),
+    );
+    let mut plain = |def, of: fn(&Series) -> Option<u64>| {
+        out.add(def, all.iter().filter_map(|(b, s)| Some((Some(b), [], of(s)? as f64))));
+    };
+    plain(&defs::WASTED, |s| s.wasted);
+    plain(&defs::EVENTS, |s| s.events);
+    out.hist(&defs::PROMPT, (TOKENS, 1.0), all.iter().map(|(b, s)| (b, [], &s.prompt)));
+    out.hist(&defs::OUTPUT, (TOKENS, 1.0), all.iter().map(|(b, s)| (b, [], &s.output)));
+}
+
+fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
+    let layered = [
+        (&defs::RECORDS, &own.records),
+        (&defs::LOST_RECORDS, &own.lost_records),
+        (&defs::LOST_BYTES, &own.lost_bytes),
+    ];
+    for (def, values) in layered {
+        out.add(def, values.iter().map(|(layer, why, n)| (None, [*layer, *why], *n as f64)));
+    }
+    for (def, values) in [(&defs::RESYNCS, &own.resyncs), (&defs::INCOMPLETE, &own.incomplete)] {
+        out.add(def, values.iter().map(|(why, n)| (None, [*why], *n as f64)));
+    }
+    out.one(&defs::CONNECTIONS, Some(own.connections as f64));
+    out.one(&defs::TARGETS, Some(own.targets as f64));
+    out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
+    out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
+}
+
+fn process(out: &mut Families, p: Process) {
+    out.one(&defs::CPU, p.cpu_seconds);
+    out.one(&defs::RESIDENT, p.resident);
+    out.one(&defs::VIRTUAL, p.virtual_size);
+    out.one(&defs::OPEN_FDS, p.open_fds);
+    out.one(&defs::MAX_FDS, p.max_fds);
+    out.one(&defs::START_TIME, p.start_time);
+    out.one(&defs::THREADS, p.threads);
+}

@@ -1,0 +1,95 @@
+//! Name, type, help and labels of every metric.
+
+use prometheus::proto::MetricType;
+
+pub(super) const BASE: &[&str] = &["role", "server", "endpoint", "model"];
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Def {
+    pub(super) name: &'static str,
+    pub(super) kind: MetricType,
+    /// Whether the base labels come before `labels`.
+    pub(super) base: bool,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+}
+
+macro_rules! defs {
+    ($($id:ident: $kind:ident $name:literal $base:literal [$($label:literal),*] $help:literal;)+) => {
+        $(pub(super) const $id: Def = Def {
+            name: $name,
+            kind: MetricType::$kind,
+            base: $base,
+            labels: &[$($label),*],
+            help: $help,
+        };)+
+        pub(super) const ALL: &[Def] = &[$($id),+];
+    };
+}
+
+defs! {
+    REQUESTS: COUNTER "llm_requests_total" true ["method", "stream", "status", "outcome"]
+        "Requests that are over, by how they ended. Incomplete ones, of which bytes were lost, are counted here and nowhere else.";
+    DURATION: HISTOGRAM "llm_request_duration_seconds" true ["stream"]
+        "Seconds from the first byte of the request head, delivered to the server process, to the last byte of the response or to the time it was given up.";
+    FIRST_BYTE: HISTOGRAM "llm_time_to_first_byte_seconds" true []
+        "Seconds from the first byte of the request head to the first byte of the final response head.";
+    FIRST_TOKEN: HISTOGRAM "llm_time_to_first_token_seconds" true []
+        "Streams only: seconds from the first byte of the request head to the write that carries the last byte of the first token-bearing event, reasoning and tool calls included.";
+    PER_TOKEN: HISTOGRAM "llm_time_per_output_token_seconds" true []
+        "Streams only: seconds from the first to the last token-bearing event, divided by the output tokens after the first event's.";
+    GAPS: HISTOGRAM "llm_inter_token_latency_seconds" true ["source"]
+        "Streams only: seconds between two token-bearing events of a choice, divided by the k tokens of the later one and observed k times. With source=\"events\", k is unknown and taken as 1.";
+    STALL: HISTOGRAM "llm_stream_max_stall_seconds" true []
+        "Streams only: largest gap between two token-bearing events of a stream, in seconds; one observation a stream.";
+    RECEIVE: HISTOGRAM "llm_request_receive_seconds" true []
+        "Seconds from the first to the last byte of the request (upload).";
+    TOKENS: COUNTER "llm_tokens_total" true ["type", "source"]
+        "Tokens by type. Cached ones are part of prompt, reasoning ones part of output. With source=\"events\", token-bearing events were counted, of which one may carry several tokens.";
+    WASTED: COUNTER "llm_wasted_tokens_total" true []
+        "Output tokens of requests whose client left before the end.";
+    PROMPT: HISTOGRAM "llm_request_prompt_tokens" true []
+        "Prompt tokens of a request, as the server reported them.";
+    OUTPUT: HISTOGRAM "llm_request_output_tokens" true []
+        "Output tokens of a request, as the server reported them, else its token-bearing events.";
+    FINISH: COUNTER "llm_finish_total" true ["reason"]
+        "Finish reasons that servers gave, of the first choice of a response.";
+    EVENTS: COUNTER "llm_stream_events_total" true []
+        "Events of streamed responses, with or without a token; comments do not count.";
+    IN_FLIGHT: GAUGE "llm_requests_in_flight" true []
+        "Requests that have begun and are not over. The model is not known yet and left empty.";
+
+    RECORDS: COUNTER "llmtrace_records_total" false ["layer", "reason"]
+        "Records that passed a layer of the agent.";
+    LOST_RECORDS: COUNTER "llmtrace_lost_records_total" false ["layer", "reason"]
+        "Records that were lost, by the layer that lost them.";
+    LOST_BYTES: COUNTER "llmtrace_lost_bytes_total" false ["layer", "reason"]
+        "Bytes of traced traffic that were not seen, by the layer that lost them.";
+    INCOMPLETE: COUNTER "llmtrace_incomplete_exchanges_total" false ["reason"]
+        "Exchanges that were not seen whole, by the first thing that was missing.";
+    RESYNCS: COUNTER "llmtrace_parse_resyncs_total" false ["reason"]
+        "Times at which a direction of a connection could not be followed until its next message.";
+    CONNECTIONS: GAUGE "llmtrace_connections" false []
+        "Connections that are followed.";
+    TARGETS: GAUGE "llmtrace_targets" false []
+        "Targets that are traced.";
+    BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
+        "1, with the version of the agent.";
+    BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]
+        "1, with the kind of kernel hook that captures.";
+
+    CPU: COUNTER "process_cpu_seconds_total" false []
+        "User and system CPU time of the agent, in seconds.";
+    RESIDENT: GAUGE "process_resident_memory_bytes" false []
+        "Resident memory of the agent, in bytes.";
+    VIRTUAL: GAUGE "process_virtual_memory_bytes" false []
+        "Virtual memory of the agent, in bytes.";
+    OPEN_FDS: GAUGE "process_open_fds" false []
+        "Open file descriptors of the agent.";
+    MAX_FDS: GAUGE "process_max_fds" false []
+        "Most file descriptors that the agent may open.";
+    START_TIME: GAUGE "process_start_time_seconds" false []
+        "Start of the agent, in seconds since the Unix epoch.";
+    THREADS: GAUGE "process_threads" false []
+        "Threads of the agent.";
+}

@@ -1,0 +1,363 @@
+//! `llmtrace run`, and the agent that it and the demo share: ring -> pipeline -> metrics and log.
+
+use std::{
+    collections::HashMap,
+    fs::OpenOptions,
+    io::{BufWriter, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use llmtrace_common::config::{loss, target};
+
+use crate::{
+    cli::{Backend, LogFormat, RunArgs},
+    conn,
+    export::request_log::RequestLog,
+    llm::{Finished, Role, Settings},
+    metrics::{Metrics, Own, Peer},
+    pipeline::{Pipeline, Sink},
+    probe::{self, Capture, ProbeError, clock::monotonic_ns, ring::Ring, target::Wanted},
+    record::{Process, Record, decode::decode},
+    serve,
+};
+
+/// The ring is looked at this often; records carry kernel times, so lateness costs nothing.
+const TICK: Duration = Duration::from_millis(4);
+/// How often time passes for the pipeline, and counters reach the metrics.
+const BEAT_NS: u64 = 200_000_000;
+/// How often `/proc` is searched for targets that no event told of.
+const SCAN_NS: u64 = 2_000_000_000;
+
+/// Where finished exchanges go.
+pub struct Out {
+    pub metrics: Metrics,
+    log: Option<RequestLog<Box<dyn Write>>>,
+    names: HashMap<u32, Arc<str>>,
+    log_failed: bool,
+    /// Also told of each exchange (the demo's comparison).
+    pub observer: Option<Box<dyn FnMut(&Finished)>>,
+}
+
+impl Sink for Out {
+    fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.metrics.started(role, server, endpoint);
+    }
+
+    fn finished(&mut self, f: &Finished, peer: &conn::Peer) {
+        let peer =
+            Peer { server: peer.server.clone(), client: peer.client.clone(), pid: peer.pid };
+        self.metrics.finished(f, &peer);
+        if let Some(log) = &mut self.log
+            && let Err(e) = log.write(f, &peer)
+            && !self.log_failed
+        {
+            self.log_failed = true;
+            eprintln!("llmtrace: request log: {e}; further failures are not reported");
+        }
+        if let Some(observer) = &mut self.observer {
+            observer(f);
+        }
+    }
+
+    fn name(&mut self, pid: u32, comm: &str) -> Arc<str> {
+        self.names
+            .entry(pid)
+            .or_insert_with(|| probe::target::display_name(pid, comm).into())
+            .clone()
+    }
+}
+
+/// Capture and everything that is done with it, on one thread.
+pub struct Agent {
+    capture: Capture,
+    ring: Ring,
+    pipeline: Pipeline,
+    wanted: Wanted,
+    pub out: Out,
+    events: Vec<Process>,
+    undecodable: u64,
+    next_beat: u64,
+    next_scan: u64,
+}
+
+impl Agent {
+    /// Loads and attaches. From its return on, every byte of the targets is seen.
+    pub fn start(
+        wanted: Wanted,
+        ring_bytes: u32,
+        metrics: Metrics,
+        log: Option<RequestLog<Box<dyn Write>>>,
+    ) -> Result<Self, ProbeError> {
+        let config =
+            probe::Config { all: wanted.all, watch_processes: wanted.watches(), ring_bytes };
+        let cgroups = wanted.cgroup_ids()?;
+        let (mut capture, ring) = Capture::load(&config, &cgroups)?;
+        capture.add_target(std::process::id(), target::NEVER)?;
+        for port in &wanted.ports {
+            capture.add_port(*port)?;
+        }
+        for pid in &wanted.pids {
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                return Err(ProbeError::NoProcess(*pid));
+            }
+        }
+        // Before and after: what starts in between is found by one or the other.
+        for (pid, how) in wanted.scan() {
+            capture.add_target(pid, how)?;
+        }
+        capture.attach()?;
+        let settings = Settings {
+            itl_bounds: Metrics::itl_bounds(),
+            token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
+        };
+        metrics.set_backend("tracepoint");
+        let out =
+            Out { metrics, log, names: HashMap::new(), log_failed: false, observer: None };
+        let mut agent = Self {
+            capture,
+            ring,
+            pipeline: Pipeline::new(settings),
+            wanted,
+            out,
+            events: Vec::new(),
+            undecodable: 0,
+            next_beat: 0,
+            next_scan: 0,
+        };
+        agent.scan()?;
+        Ok(agent)
+    }
+
+    /// Waits for records at most a tick, and handles what there is.
+    pub fn step(&mut self) -> Result<(), ProbeError> {
+        self.ring.wait(TICK);
+        self.drain();
+        self.follow()?;
+        let now = monotonic_ns();
+        if now >= self.next_beat {
+            self.next_beat = now + BEAT_NS;
+            self.beat(now);
+        }
+        if self.wanted.watches() && now >= self.next_scan {
+            self.next_scan = now + SCAN_NS;
+            self.scan()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        let Self { ring, pipeline, out, events, undecodable, .. } = self;
+        ring.drain(|bytes| match decode(bytes) {
+            Ok(record) => {
+                if let Record::Process { event, .. } = record {
+                    events.push(event);
+                }
+                pipeline.push(&record, out);
+            }
+            Err(_) => *undecodable += 1,
+        });
+    }
+
+    /// Processes that came and went.
+    fn follow(&mut self) -> Result<(), ProbeError> {
+        for event in std::mem::take(&mut self.events) {
+            let (pid, how) = match event {
+                Process::Exec { pid } => {
+                    self.out.names.remove(&pid);
+                    (pid, self.wanted.by_name(pid))
+                }
+                Process::Listen { pid, port } => (pid, self.wanted.by_port(Some(port))),
+                Process::Exit { pid } => {
+                    self.out.names.remove(&pid);
+                    continue;
+                }
+                Process::Fork { .. } => continue,
+            };
+            if how != 0 && pid != std::process::id() {
+                self.capture.add_target(pid, how)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<(), ProbeError> {
+        for (pid, how) in self.wanted.scan() {
+            self.capture.add_target(pid, how)?;
+        }
+        // Exits that were missed: the map must not fill with the dead.
+        for pid in self.capture.target_pids() {
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                self.capture.remove_target(pid);
+            }
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self, now: u64) {
+        self.pipeline.tick(now, &mut self.out);
+        for id in self.pipeline.take_verdicts() {
+            self.capture.silence(id.addr, id.generation);
+        }
+        let mut own = Own {
+            targets: (self.capture.target_pids().len() + self.wanted.cgroups.len()) as u64,
+            ..Own::default()
+        };
+        for (group, reason, n) in self.pipeline.counts() {
+            match group {
+                "records" => own.records.push(("ring", reason, n)),
+                "resyncs" => own.resyncs.push((reason, n)),
+                "incomplete" => own.incomplete.push((reason, n)),
+                "silenced" => own.records.push(("verdict", reason, n)),
+                "stream" => own.records.push(("connection", reason, n)),
+                "bytes" if reason == "gap" => own.lost_bytes.push(("connection", reason, n)),
+                _ => {}
+            }
+        }
+        own.connections = self.pipeline.connections() as u64;
+        if self.undecodable > 0 {
+            own.lost_records.push(("record", "undecodable", self.undecodable));
+        }
+        let losses = self.capture.losses();
+        for (name, lost) in loss::NAMES.into_iter().zip(losses) {
+            own.lost_records.push(("kernel", name, lost.records));
+            own.lost_bytes.push(("kernel", name, lost.bytes));
+        }
+        own.lost_records.push(("kernel", "missed_run", self.capture.missed_runs()));
+        self.out.metrics.set_own(own);
+        if let Some(log) = &mut self.out.log {
+            let _ = log.flush();
+        }
+    }
+
+    /// Takes what is in the ring, closes the log. Capture ends with the value.
+    pub fn stop(&mut self) {
+        self.drain();
+        let now = monotonic_ns();
+        self.pipeline.finish(now, &mut self.out);
+        self.beat(now);
+    }
+}
+
+/// `llmtrace run`.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let backend = match args.backend {
+        Backend::Auto | Backend::Tracepoint => "tracepoint",
+        Backend::Fentry => return Err(ProbeError::Backend { backend: "fentry" }.into()),
+        Backend::Kprobe => return Err(ProbeError::Backend { backend: "kprobe" }.into()),
+    };
+    let wanted = args.wanted();
+    let described = wanted.describe();
+    let log = args.request_log.as_deref().map(open_log).transpose()?;
+    let metrics = Metrics::new(Metrics::itl_bounds());
+    let ready = Arc::new(AtomicBool::new(false));
+    let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let state = serve::State {
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+        last_tick: last_tick.clone(),
+        now: monotonic_ns,
+    };
+    // The address first: a port that is taken is a mistake to report before anything is attached.
+    let listen = start_endpoint(args.listen, state, stop.clone())?;
+    let mut agent = Agent::start(wanted, args.ring_mib << 20, metrics, log)?;
+    ready.store(true, Ordering::Release);
+    match args.log_format {
+        LogFormat::Text => eprintln!("ready backend={backend} targets={described} listen={listen}"),
+        LogFormat::Json => eprintln!(
+            "{}",
+            serde_json::json!({ "msg": "ready", "backend": backend, "targets": described,
+                                "listen": listen.to_string() })
+        ),
+    }
+    while !stop.load(Ordering::Acquire) {
+        agent.step()?;
+        last_tick.store(monotonic_ns(), Ordering::Release);
+    }
+    ready.store(false, Ordering::Release);
+    agent.stop();
+    let text = agent.out.metrics.encode_text();
+    let sum = |name: &str| sum_of(&text, name);
+    eprintln!(
+        "stopped requests={} events={} lost_records={} incomplete={}",
+        sum("llm_requests_total"),
+        sum("llm_stream_events_total"),
+        sum("llmtrace_lost_records_total"),
+        sum("llmtrace_incomplete_exchanges_total"),
+    );
+    Ok(())
+}
+
+/// Sum of all series of a metric in an exposition.
+fn sum_of(text: &str, name: &str) -> f64 {
+    text.lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' '])))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
+    let out: Box<dyn Write> = if path == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("request log {}", path.display()))?;
+        Box::new(BufWriter::new(file))
+    };
+    Ok(RequestLog::new(out, wall_offset()))
+}
+
+/// Nanoseconds since the Unix epoch, less those of `CLOCK_MONOTONIC`.
+fn wall_offset() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    wall.as_nanos() as i64 - monotonic_ns() as i64
+}
+
+/// Serves HTTP on a thread of its own, which also waits for the signals that end the agent.
+fn start_endpoint(
+    listen: SocketAddr,
+    state: serve::State,
+    stop: Arc<AtomicBool>,
+) -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(listen).with_context(|| {
+        format!("cannot listen on {listen}: choose another address with --listen")
+    })?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut terminate = {
+        let _in = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+    };
+    std::thread::Builder::new().name("http".into()).spawn(move || {
+        runtime.block_on(async move {
+            let serving = async {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => serve::serve(listener, state).await,
+                    Err(e) => Err(e),
+                }
+            };
+            tokio::select! {
+                result = serving => {
+                    if let Err(e) = result {
+                        eprintln!("llmtrace: HTTP endpoint: {e}");
+                    }
+                }
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            stop.store(true, Ordering::Release);
+        });
+    })?;
+    Ok(address)
+}
