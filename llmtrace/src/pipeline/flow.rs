@@ -24,7 +24,7 @@ impl Flow {
     #[inline]
     pub(super) fn on_request<K: Sink>(
         &mut self,
-        event: RequestEvent<'_>,
+        event: &RequestEvent<'_>,
         t: Ns,
         response: &mut ResponseParser,
         cx: &mut Cx<'_, K>,
@@ -48,7 +48,7 @@ impl Flow {
                 }
                 self.sending = false;
             }
-            Event::Error(e) => self.failed = Some((Lost::RequestError, e.into())),
+            Event::Error(e) => self.failed = Some((Lost::RequestError, (*e).into())),
             Event::Lost => self.failed = Some((Lost::RequestGap, Resync::Gap)),
             Event::Interim(_) | Event::Truncated | Event::Tunnel => {}
         }
@@ -57,7 +57,7 @@ impl Flow {
     #[inline]
     pub(super) fn on_response<K: Sink>(
         &mut self,
-        event: ResponseEvent<'_>,
+        event: &ResponseEvent<'_>,
         t: Ns,
         cx: &mut Cx<'_, K>,
     ) {
@@ -84,7 +84,7 @@ impl Flow {
                 self.tunnel = true;
                 self.response_end(t, cx);
             }
-            Event::Error(e) => self.failed = Some((Lost::ResponseError, e.into())),
+            Event::Error(e) => self.failed = Some((Lost::ResponseError, (*e).into())),
             Event::Lost => self.failed = Some((Lost::ResponseGap, Resync::Gap)),
             Event::Interim(_) | Event::Truncated => {}
         }

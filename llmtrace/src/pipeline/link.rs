@@ -199,7 +199,7 @@ impl Link {
                     request.resync();
                 }
                 let fresh = request.is_idle();
-                request.push(bytes, |e| flow.on_request(e, t, response, cx));
+                request.push(bytes, |e| flow.on_request(&e, t, response, cx));
                 // What was taken for the beginning of a head was none; perhaps this is one.
                 if flow.failed.is_some()
                     && flow.begun == begun
@@ -208,11 +208,11 @@ impl Link {
                 {
                     flow.request_failed(t, cx);
                     request.resync();
-                    request.push(bytes, |e| flow.on_request(e, t, response, cx));
+                    request.push(bytes, |e| flow.on_request(&e, t, response, cx));
                 }
             }
             Piece::Gap { len: Some(len), .. } => {
-                request.gap(len, |e| flow.on_request(e, t, response, cx));
+                request.gap(len, |e| flow.on_request(&e, t, response, cx));
             }
             Piece::Gap { len: None, .. } => {
                 request.lose();
@@ -269,10 +269,10 @@ impl Link {
                         response.expect(pending.asked);
                     }
                 }
-                response.push(bytes, |e| flow.on_response(e, t, cx));
+                response.push(bytes, |e| flow.on_response(&e, t, cx));
             }
             Piece::Gap { len: Some(len), .. } => {
-                response.gap(len, |e| flow.on_response(e, t, cx));
+                response.gap(len, |e| flow.on_response(&e, t, cx));
             }
             Piece::Gap { len: None, .. } => {
                 response.lose();
@@ -350,6 +350,17 @@ impl Link {
         }
     }
 
+    /// Whether an end decides nothing yet: who closed its side may still get, or have sent, a
+    /// whole response.
+    pub fn only_notes(&self, reason: EndReason) -> bool {
+        matches!(
+            (reason, self.flow.role),
+            (EndReason::PeerFin, _)
+                | (EndReason::ReadEof, Some(Role::Server))
+                | (EndReason::WriteBroken, Some(Role::Client))
+        )
+    }
+
     /// An end of the connection, or of one of its directions; nothing more comes in time's order.
     #[cold]
     pub fn end<K: Sink>(&mut self, reason: EndReason, at: Ns, cx: &mut Cx<'_, K>) {
@@ -357,7 +368,6 @@ impl Link {
         let Side::Http(role) = self.side else { return };
         let flow = &mut self.flow;
         match (role, reason) {
-            // A peer that closed its side may still get, or have sent, a whole response.
             (_, PeerFin) | (Role::Server, ReadEof) | (Role::Client, WriteBroken) => {
                 let left = *flow.peer_left.get_or_insert(at);
                 if role == Role::Server {
@@ -373,8 +383,14 @@ impl Link {
             (Role::Server, PeerReset | WriteBroken | ReadReset) => {
                 flow.finish_all(cx, |e| e.client_left(at));
             }
-            (Role::Client, PeerReset | ReadReset) => flow.finish_all(cx, |e| e.server_left(at)),
-            (Role::Client, ReadEof) => self.server_gone(at, cx),
+            (Role::Client, PeerReset | ReadReset) => {
+                let left = flow.peer_left.unwrap_or(at);
+                flow.finish_all(cx, |e| e.server_left(left));
+            }
+            (Role::Client, ReadEof) => {
+                let left = flow.peer_left.unwrap_or(at);
+                self.server_gone(left, cx);
+            }
             (Role::Client, LocalFin | LocalReset | Closed) => match flow.peer_left {
                 Some(left) => self.server_gone(left, cx),
                 None => flow.finish_all(cx, |e| e.client_left(at)),
@@ -393,7 +409,7 @@ impl Link {
     fn response_eof<K: Sink>(&mut self, at: Ns, cx: &mut Cx<'_, K>) {
         let Self { response, flow, .. } = self;
         let t = if flow.response_last == 0 { at } else { flow.response_last };
-        response.eof(|e| flow.on_response(e, t, cx));
+        response.eof(|e| flow.on_response(&e, t, cx));
         flow.ended = false;
         flow.failed = None;
     }

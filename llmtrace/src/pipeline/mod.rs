@@ -323,12 +323,7 @@ impl Pipeline {
     /// An end waits as long as there is something that a late record could still complete.
     fn end(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
         let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
-        let noted = match (reason, entry.state.flow.role) {
-            (EndReason::PeerFin, _) => true,
-            (EndReason::ReadEof, Some(Role::Server)) => true,
-            (EndReason::WriteBroken, Some(Role::Client)) => true,
-            _ => false,
-        };
+        let noted = entry.state.only_notes(reason);
         let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits();
         if noted || settled {
             return self.apply(id, at, reason, sink);
@@ -343,11 +338,11 @@ impl Pipeline {
     }
 
     fn apply(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
-        if reason != EndReason::PeerFin {
+        let Some(slot) = self.table.find(id) else { return };
+        if self.table.get(slot).is_some_and(|(e, _)| !e.state.only_notes(reason)) {
             self.settle(id, true, sink);
         }
-        let slot = self.table.find(id);
-        let Some((entry, _)) = slot.and_then(|s| self.table.get(s)) else { return };
+        let Some((entry, _)) = self.table.get(slot) else { return };
         let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
         link.end(reason, at, &mut cx);
         if reason == EndReason::Closed {
