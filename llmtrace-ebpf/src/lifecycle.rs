@@ -6,13 +6,13 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use llmtrace_common::{
-    config::state,
+    config::{state, target},
     record::{Header, end, kind},
 };
 
 use crate::{
     emit, kernel,
-    maps::{SOCK_NUM, SOCKETS, WATCH_PROCESSES},
+    maps::{PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
     sock::common,
 };
 
@@ -84,6 +84,17 @@ fn listening(sock: u64) {
     }
     let port: u16 = kernel::field(sock, &SOCK_NUM).unwrap_or(0);
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // Here and not in the agent: the first request may come before the agent reads the record.
+    let how = if TRACE_LISTENERS.load() != 0 {
+        target::ALL
+    } else if PORTS.get_ptr(u32::from(port)).is_some() {
+        target::PORTS
+    } else {
+        0
+    };
+    if how != 0 && TARGETS.get_ptr(pid).is_none() {
+        let _ = TARGETS.insert(pid, how, 0);
+    }
     emit::process(&Header { kind: kind::LISTEN, pid, len: u32::from(port), ..Header::default() });
 }
 

@@ -87,6 +87,8 @@ macro_rules! globals {
 globals! {
     /// Trace every process that is not excluded.
     TRACE_ALL: u32,
+    /// Trace every process from when it listens.
+    TRACE_LISTENERS: u32,
     /// Slots of `CGROUPS` in use.
     CGROUP_COUNT: u32,
     /// Report every exec and listen, not only those of targets.

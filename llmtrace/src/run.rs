@@ -95,8 +95,12 @@ impl Agent {
         metrics: Metrics,
         log: Option<RequestLog<Box<dyn Write>>>,
     ) -> Result<Self, ProbeError> {
-        let config =
-            probe::Config { all: wanted.all, watch_processes: wanted.watches(), ring_bytes };
+        let config = probe::Config {
+            all: wanted.all,
+            listeners: wanted.auto(),
+            watch_processes: wanted.watches(),
+            ring_bytes,
+        };
         let cgroups = wanted.cgroup_ids()?;
         let (mut capture, ring) = Capture::load(&config, &cgroups)?;
         capture.add_target(std::process::id(), target::NEVER)?;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use llmtrace_common::{
     config::loss,
     limits::STASH_SLOTS,
-    record::{Header, end},
+    record::{Header, end, flag},
 };
 
 use super::common::{self, Call, Memory, Way};
@@ -47,6 +47,11 @@ mod arch {
         | 1 << SENDMSG
         | 1 << RECVMSG;
 
+    /// Those among them that read.
+    pub const READS: u64 = 1 << READ | 1 << READV | 1 << RECVFROM | 1 << RECVMSG;
+
+    /// `pt_regs::orig_ax`, the call's number.
+    pub const REGS_NR: u64 = 120;
     /// `pt_regs` from r10 on: r10 r9 r8 ax cx dx si di.
     pub const REGS: u64 = 56;
     pub type Regs = [u64; 8];
@@ -187,7 +192,13 @@ fn recall(tid: u32) -> Option<Stash> {
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let Some(stash) = recall(tid) else { return 0 };
+    let stash = match recall(tid) {
+        Some(stash) => stash,
+        None => match read_under_way(&ctx, pid, tid) {
+            Some(stash) => stash,
+            None => return 0,
+        },
+    };
     let ret: i64 = ctx.arg(1);
     if stash.call & call::WRITE != 0 {
         write_done(&stash, ret, (pid, tid));
@@ -195,6 +206,46 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         read_done(&stash, ret, (pid, tid));
     }
     0
+}
+
+/// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
+/// threads of a blocking server do on idle connections. The registers still hold its arguments.
+#[inline(always)]
+fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<Stash> {
+    let regs: u64 = ctx.arg(0);
+    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
+    if nr >= 64 || arch::READS & (1 << nr) == 0 {
+        return None;
+    }
+    let how = target::of_current(pid);
+    if how == 0 {
+        return None;
+    }
+    let regs = kernel::at::<arch::Regs>(regs.wrapping_add(arch::REGS))?;
+    let (call, flags) = match nr {
+        arch::READ => (call::READ, 0),
+        arch::READV => (call::READ | call::VECTOR, 0),
+        arch::RECVFROM => (call::READ, arch::arg(&regs, 3)),
+        _ => (call::READ | call::MESSAGE, arch::arg(&regs, 2)),
+    };
+    if flags as u32 & (MSG_OOB | MSG_ERRQUEUE) != 0 {
+        return None;
+    }
+    Some(Stash {
+        tid,
+        call,
+        contended: 0,
+        // Unknown: `read_done` takes the exit time for it.
+        enter: 0,
+        fd: arch::arg(&regs, 0) as u32,
+        flags: flags as u32 & (MSG_PEEK | MSG_TRUNC),
+        buf: arch::arg(&regs, 1),
+        count: arch::arg(&regs, 2),
+        sock: 0,
+        pos: 0,
+        generation: how,
+        sock_flags: 0,
+    })
 }
 
 #[inline(always)]
@@ -247,10 +298,10 @@ fn read_done(stash: &Stash, ret: i64, ids: (u32, u32)) {
         Call { way: Way::Read, open, how, pid: ids.0, tid: ids.1, now, done: len, memory };
     let Some(traced) = common::trace(&call) else { return };
     let mut header = Header {
-        flags: traced.flags,
+        flags: traced.flags | if stash.enter == 0 { flag::NO_ENTRY } else { 0 },
         sock: traced.sock,
         generation: traced.generation,
-        enter_ns: stash.enter,
+        enter_ns: if stash.enter == 0 { now } else { stash.enter },
         exit_ns: now,
         pid: ids.0,
         tid: ids.1,

@@ -18,6 +18,8 @@ use super::{ProbeError, object, offsets, ring::Ring};
 pub struct Config {
     /// Trace every process.
     pub all: bool,
+    /// Trace every process from when it listens on a TCP port.
+    pub listeners: bool,
     /// Report every exec and listen, for targets that are found by name or port.
     pub watch_processes: bool,
     /// Bytes, a power of two.
@@ -26,7 +28,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { all: false, watch_processes: false, ring_bytes: 8 << 20 }
+        Self { all: false, listeners: false, watch_processes: false, ring_bytes: 8 << 20 }
     }
 }
 
@@ -79,12 +81,14 @@ impl Capture {
         super::features::check()?;
         // The verifier sees these as constants and drops what they switch off.
         let all = u32::from(config.all);
+        let listeners = u32::from(config.listeners);
         let watch = u32::from(config.watch_processes);
         let cgroup_count = cgroups.len().min(MAX_CGROUPS) as u32;
         let wake_mark = u64::from(config.ring_bytes / 4);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("TRACE_ALL", &all, true)
+            .override_global("TRACE_LISTENERS", &listeners, true)
             .override_global("WATCH_PROCESSES", &watch, true)
             .override_global("CGROUP_COUNT", &cgroup_count, true)
             .override_global("WAKE_MARK", &wake_mark, true)

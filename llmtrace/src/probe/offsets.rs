@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use btf_rs::{Btf, BtfType, Type};
+use btf_rs::{Backend, Btf, BtfType, Type};
 
 use super::ProbeError;
 
@@ -66,7 +66,9 @@ pub fn resolve(path: &Path) -> Result<Offsets, ProbeError> {
     if !path.exists() {
         return Err(ProbeError::NoBtf { path: shown });
     }
-    let btf = Btf::from_file(path)
+    // Mapping reads only what is looked up; kernels before 6.16 refuse it for their own BTF.
+    let btf = Btf::from_file_with_backend(path, Backend::Mmap)
+        .or_else(|_| Btf::from_file(path))
         .map_err(|e| ProbeError::BadBtf { path: shown.clone(), reason: e.to_string() })?;
     let types = Types { btf, path: shown };
     let mut offsets = Offsets::default();
