@@ -134,5 +134,5 @@ pub struct Open {
 const _: () = {
     assert!(size_of::<Header>() == 56);
     assert!(size_of::<Open>() == 8 + 32 + 16 + COMM + UNIX_PATH + 4);
-    assert!(size_of::<Open>() % 8 == 0);
+    assert!(size_of::<Open>().is_multiple_of(8));
 };

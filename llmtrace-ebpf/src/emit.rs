@@ -160,12 +160,7 @@ fn pieces(header: &Header, src: u64, len: u32) {
     let mut state = Pieces { header: *header, src, left: len };
     // SAFETY: the callback has the signature that the helper wants and `state` outlives the call.
     unsafe {
-        bpf_loop(
-            MAX_PIECES,
-            next_piece as *mut _,
-            (&raw mut state).cast(),
-            0,
-        );
+        bpf_loop(MAX_PIECES, next_piece as *mut _, (&raw mut state).cast(), 0);
     }
     if state.left > 0 {
         // Beyond the limit: a record that says how much, so that the gap has its size.
@@ -229,9 +224,21 @@ pub fn segments(header: &mut Header, iov: u64, count: u32, len: u32) {
             return buffer(header, one.base, len);
         }
     }
-    gather(header, iov, count, len);
+    emit_segments(header, iov, count, len);
 }
 
+/// Global for the same reason as [`emit_buffer`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn emit_segments(header: *const Header, iov: u64, count: u32, len: u32) -> i32 {
+    // SAFETY: null is checked here; the verifier proves that all else is a header.
+    if let Some(header) = unsafe { header.as_ref() } {
+        gather(header, iov, count, len);
+    }
+    0
+}
+
+#[inline(always)]
 fn gather(header: &Header, iov: u64, count: u32, len: u32) {
     let mut state = Gather {
         header: *header,
@@ -244,18 +251,13 @@ fn gather(header: &Header, iov: u64, count: u32, len: u32) {
     };
     // SAFETY: the callback has the signature that the helper wants and `state` outlives the call.
     unsafe {
-        bpf_loop(
-            MAX_SEGMENTS + MAX_GATHERS,
-            next_segment as *mut _,
-            (&raw mut state).cast(),
-            0,
-        );
+        bpf_loop(MAX_SEGMENTS + MAX_GATHERS, next_segment as *mut _, (&raw mut state).cast(), 0);
     }
-    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-        if state.filled > 0 {
-            state.header.flags &= !flag::MORE;
-            flush(&mut state, scratch);
-        }
+    if state.filled > 0
+        && let Some(scratch) = SCRATCH.get_ptr_mut(0)
+    {
+        state.header.flags &= !flag::MORE;
+        flush(&mut state, scratch);
     }
     if state.left > 0 {
         lost(loss::LIMIT, state.left);
@@ -275,7 +277,8 @@ unsafe extern "C" fn next_segment(_: u64, state: *mut Gather) -> i64 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 1 };
     let address = state.iov + u64::from(state.index) * size_of::<Segment>() as u64;
     // SAFETY: the helper fails on an address that cannot be read.
-    let Ok(segment) = (unsafe { aya_ebpf::helpers::bpf_probe_read_user(address as *const Segment) })
+    let Ok(segment) =
+        (unsafe { aya_ebpf::helpers::bpf_probe_read_user(address as *const Segment) })
     else {
         lost(loss::FAULT, 0);
         return 1;
@@ -329,7 +332,8 @@ fn flush(state: &mut Gather, scratch: *mut Scratch) {
     unsafe {
         (*scratch).header = state.header;
         let size = HEADER as u64 + u64::from(filled);
-        if bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), size, wakeup()) != 0
+        if bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), size, wakeup())
+            != 0
         {
             lost(loss::RING_FULL, filled);
         }

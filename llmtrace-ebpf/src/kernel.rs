@@ -8,9 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
 };
 
-use crate::maps::{
-    FDTABLE_MAX_FDS, FILE_PRIVATE, FILES_FDT, SOCKET_FILE, SOCKET_INO, TASK_FILES,
-};
+use crate::maps::{FDTABLE_MAX_FDS, FILE_PRIVATE, FILES_FDT, SOCKET_FILE, SOCKET_INO, TASK_FILES};
 
 /// Reads the field at `offset` of the structure at `base`.
 #[inline(always)]

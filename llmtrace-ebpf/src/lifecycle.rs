@@ -2,8 +2,7 @@
 //! current process has nothing to do with the socket.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
 use llmtrace_common::{
     config::{state, target},
@@ -97,4 +96,3 @@ fn listening(sock: u64) {
     }
     emit::process(&Header { kind: kind::LISTEN, pid, len: u32::from(port), ..Header::default() });
 }
-

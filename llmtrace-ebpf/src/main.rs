@@ -4,6 +4,7 @@
 //! shared by them and by the back ends to come.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "aya's entry points take contexts by value")]
 
 mod emit;
 mod kernel;

@@ -35,6 +35,9 @@ const BEAT_NS: u64 = 200_000_000;
 /// How often `/proc` is searched for targets that no event told of.
 const SCAN_NS: u64 = 2_000_000_000;
 
+/// Is told of each finished exchange.
+pub type Observer = Box<dyn FnMut(&Finished)>;
+
 /// Where finished exchanges go.
 pub struct Out {
     pub metrics: Metrics,
@@ -42,7 +45,7 @@ pub struct Out {
     names: HashMap<u32, Arc<str>>,
     log_failed: bool,
     /// Also told of each exchange (the demo's comparison).
-    pub observer: Option<Box<dyn FnMut(&Finished)>>,
+    pub observer: Option<Observer>,
 }
 
 impl Sink for Out {
@@ -51,8 +54,7 @@ impl Sink for Out {
     }
 
     fn finished(&mut self, f: &Finished, peer: &conn::Peer) {
-        let peer =
-            Peer { server: peer.server.clone(), client: peer.client.clone(), pid: peer.pid };
+        let peer = Peer { server: peer.server.clone(), client: peer.client.clone(), pid: peer.pid };
         self.metrics.finished(f, &peer);
         if let Some(log) = &mut self.log
             && let Err(e) = log.write(f, &peer)
@@ -122,8 +124,7 @@ impl Agent {
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
         };
         metrics.set_backend("tracepoint");
-        let out =
-            Out { metrics, log, names: HashMap::new(), log_failed: false, observer: None };
+        let out = Out { metrics, log, names: HashMap::new(), log_failed: false, observer: None };
         let mut agent = Self {
             capture,
             ring,
@@ -142,9 +143,10 @@ impl Agent {
     /// Waits for records at most a tick, and handles what there is.
     pub fn step(&mut self) -> Result<(), ProbeError> {
         self.ring.wait(TICK);
+        // Before the drain: time must not overtake records that still wait in the ring.
+        let now = monotonic_ns();
         self.drain();
         self.follow()?;
-        let now = monotonic_ns();
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.beat(now);

@@ -89,12 +89,7 @@ pub fn trace(call: &Call) -> Option<Traced> {
                     Way::Write => socket.written,
                 }
             };
-            return Some(Traced {
-                sock: open.sock,
-                generation: open.inode as u32,
-                flags,
-                pos,
-            });
+            return Some(Traced { sock: open.sock, generation: open.inode as u32, flags, pos });
         }
     }
     let mut traced = Traced { sock: open.sock, generation: 0, flags: 0, pos: 0 };
@@ -170,8 +165,7 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
     if silent {
         return None;
     }
-    *traced =
-        Traced { sock, generation: header.generation, flags: header.flags, pos: header.pos };
+    *traced = Traced { sock, generation: header.generation, flags: header.flags, pos: header.pos };
     Some(())
 }
 
@@ -273,15 +267,15 @@ pub fn moved(way: Way, header: &mut Header, memory: Memory, len: u32, readable: 
         Way::Read => kind::READ,
         Way::Write => kind::WRITE,
     };
-    if header.flags & flag::SEQ32 == 0 {
-        if let Some(socket) = SOCKETS.get_ptr_mut(header.sock) {
-            // SAFETY: a pointer into the map, checked. Two threads that write to one socket at
-            // once may lose a count; their bytes have no order either.
-            unsafe {
-                match way {
-                    Way::Read => (*socket).read += u64::from(len),
-                    Way::Write => (*socket).written += u64::from(len),
-                }
+    if header.flags & flag::SEQ32 == 0
+        && let Some(socket) = SOCKETS.get_ptr_mut(header.sock)
+    {
+        // SAFETY: a pointer into the map, checked. Two threads that write to one socket at once
+        // may lose a count; their bytes have no order either.
+        unsafe {
+            match way {
+                Way::Read => (*socket).read += u64::from(len),
+                Way::Write => (*socket).written += u64::from(len),
             }
         }
     }

@@ -4,9 +4,7 @@
 //! where its length is. A read is looked at and copied on exit.
 
 use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns,
-    },
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -135,8 +133,7 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     if call & call::WRITE != 0 {
         let Some(open) = kernel::socket_of(fd) else { return 0 };
         let Some(memory) = memory(&stash) else { return 0 };
-        let call =
-            Call { way: Way::Write, open, how, pid, tid, now: stash.enter, done: 0, memory };
+        let call = Call { way: Way::Write, open, how, pid, tid, now: stash.enter, done: 0, memory };
         let Some(traced) = common::trace(&call) else { return 0 };
         stash.sock = traced.sock;
         stash.pos = traced.pos;
@@ -177,12 +174,12 @@ fn recall(tid: u32) -> Option<Stash> {
             (*slot).call = 0;
             return Some(stash);
         }
-        if (*slot).contended != 0 {
-            if let Some(stash) = STASH_OVERFLOW.get(tid) {
-                let stash = *stash;
-                let _ = STASH_OVERFLOW.remove(tid);
-                return Some(stash);
-            }
+        if (*slot).contended != 0
+            && let Some(stash) = STASH_OVERFLOW.get(tid)
+        {
+            let stash = *stash;
+            let _ = STASH_OVERFLOW.remove(tid);
+            return Some(stash);
         }
     }
     None
@@ -294,8 +291,7 @@ fn read_done(stash: &Stash, ret: i64, ids: (u32, u32)) {
     // Reads keep how the process is traced where writes keep the generation.
     let how = stash.generation;
     let len = ret as u32;
-    let call =
-        Call { way: Way::Read, open, how, pid: ids.0, tid: ids.1, now, done: len, memory };
+    let call = Call { way: Way::Read, open, how, pid: ids.0, tid: ids.1, now, done: len, memory };
     let Some(traced) = common::trace(&call) else { return };
     let mut header = Header {
         flags: traced.flags | if stash.enter == 0 { flag::NO_ENTRY } else { 0 },

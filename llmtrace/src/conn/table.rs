@@ -55,6 +55,8 @@ pub struct Table<S> {
     hints: Box<[Slot; HINTS]>,
     evicted: Vec<Box<Entry<S>>>,
     limit: usize,
+    /// Among connections that have to make room, those of a lower rank go first.
+    rank: fn(&S) -> u8,
     sweep: usize,
     pub shared: Shared,
 }
@@ -75,9 +77,17 @@ impl<S: Default> Table<S> {
             hints: Box::new([0; HINTS]),
             evicted: Vec::new(),
             limit: limit.max(1),
+            rank: |_| 0,
             sweep: 0,
             shared: Shared::default(),
         }
+    }
+
+    /// Connections of a lower rank make room first, whatever their age.
+    #[must_use]
+    pub fn ranked(mut self, rank: fn(&S) -> u8) -> Self {
+        self.rank = rank;
+        self
     }
 
     pub fn len(&self) -> usize {
@@ -206,12 +216,13 @@ impl<S: Default> Table<S> {
     /// Lets the least recently used connections go.
     fn evict(&mut self) {
         let n = (self.limit / EVICT_SHARE).max(1);
-        let mut by_age: Vec<(Ns, SockId)> = self.iter().map(|e| (e.last, e.id)).collect();
+        let mut by_age: Vec<(u8, Ns, SockId)> =
+            self.iter().map(|e| ((self.rank)(&e.state), e.last, e.id)).collect();
         if n < by_age.len() {
             by_age.select_nth_unstable(n - 1);
             by_age.truncate(n);
         }
-        for (_, id) in by_age {
+        for (.., id) in by_age {
             if let Some(entry) = self.remove(id) {
                 self.shared.counts.evicted += 1;
                 self.evicted.push(entry);

@@ -3,10 +3,7 @@
 use std::{collections::HashMap, fmt};
 
 use super::server::ServerRecord;
-use crate::{
-    metrics::labels,
-    llm::Finished,
-};
+use crate::{llm::Finished, metrics::labels};
 
 /// What the comparison needs of a traced exchange.
 #[derive(Clone, Debug)]

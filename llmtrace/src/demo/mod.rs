@@ -21,12 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{
-    cli::DemoArgs,
-    metrics::Metrics,
-    probe::target::Wanted,
-    run::Agent,
-};
+use crate::{cli::DemoArgs, metrics::Metrics, probe::target::Wanted, run::Agent};
 use compare::{Comparison, Traced};
 use server::ServerRecord;
 
@@ -166,8 +161,14 @@ impl Table {
             self.headed = true;
             println!(
                 "{:>8} {:>8} {:>8} {:>8} {:>8} {:>8}  {:>15} {:>15}",
-                "requests", "success", "http_err", "str_err", "aborted", "tokens",
-                "TTFT p50/p99 ms", "TPOT p50/p99 ms"
+                "requests",
+                "success",
+                "http_err",
+                "str_err",
+                "aborted",
+                "tokens",
+                "TTFT p50/p99 ms",
+                "TPOT p50/p99 ms"
             );
         }
         if self.lines > 0 && std::io::stdout().is_terminal() {

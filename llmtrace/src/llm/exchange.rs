@@ -63,7 +63,7 @@ struct Events {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    Client(Phase),
+    Client,
     Server,
     Idle,
 }
@@ -189,32 +189,27 @@ impl Exchange {
     /// The client closed its side, or broke the connection off. The phase is that of the first
     /// such report: a server may write its first token to a client that has left.
     pub fn client_left(&mut self, t: Ns) {
-        self.cut(t, |live| {
-            Cut::Client(match live.stream.first_token {
-                None => Phase::BeforeFirstToken,
-                Some(_) => Phase::MidStream,
-            })
-        });
+        self.cut(t, Cut::Client);
     }
 
     /// The server closed its side, or broke the connection off.
     pub fn server_left(&mut self, t: Ns) {
-        self.cut(t, |_| Cut::Server);
+        self.cut(t, Cut::Server);
     }
 
     /// Nothing happened for too long.
     pub fn timed_out(&mut self, t: Ns) {
-        self.cut(t, |_| Cut::Idle);
+        self.cut(t, Cut::Idle);
     }
 
     /// A client that only closes its own side may still get its answer; so a cut decides nothing
     /// before the end.
-    fn cut(&mut self, t: Ns, what: impl FnOnce(&Live) -> Cut) {
+    fn cut(&mut self, t: Ns, what: Cut) {
         if let Some(live) = &mut self.live
             && live.end.is_none()
             && live.cut.is_none()
         {
-            live.cut = Some((t, what(live)));
+            live.cut = Some((t, what));
         }
     }
 
@@ -302,7 +297,11 @@ impl Live {
             return Outcome::Success;
         }
         match self.cut {
-            Some((_, Cut::Client(phase))) => Outcome::ClientDisconnect(phase),
+            // By time, not by order: the record of a write may come after that of a FIN it led to.
+            Some((t, Cut::Client)) => Outcome::ClientDisconnect(match self.stream.first_token {
+                Some(first) if first <= t => Phase::MidStream,
+                _ => Phase::BeforeFirstToken,
+            }),
             Some((_, Cut::Server)) => Outcome::ServerDisconnect,
             Some((_, Cut::Idle)) => Outcome::Timeout,
             None if self.end.is_some() => Outcome::ServerDisconnect,

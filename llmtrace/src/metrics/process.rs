@@ -69,6 +69,9 @@ mod tests {
         let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 3 0 9000 1 2";
         assert_eq!(ticks(stat, 14), Some(250.0));
         assert_eq!(ticks(stat, 22), Some(9000.0));
-        assert_eq!(field("Max open files            1024    4096 files\n", "Max open files"), Some(1024.0));
+        assert_eq!(
+            field("Max open files            1024    4096 files\n", "Max open files"),
+            Some(1024.0)
+        );
     }
 }

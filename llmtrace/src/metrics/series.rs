@@ -107,7 +107,12 @@ impl State {
         }
     }
 
-    pub(super) fn in_flight(&mut self, role: Role, server: &str, endpoint: &'static str) -> &mut u64 {
+    pub(super) fn in_flight(
+        &mut self,
+        role: Role,
+        server: &str,
+        endpoint: &'static str,
+    ) -> &mut u64 {
         let (server, model) = (self.servers.learn(server), self.models.none());
         self.in_flight.entry(Base { role, server, endpoint, model }).or_default()
     }
@@ -182,7 +187,8 @@ impl Series {
     }
 
     fn tokens(&mut self, f: &Finished) {
-        let add = |total: &mut Option<u64>, n: u64| *total = Some(total.unwrap_or(0).saturating_add(n));
+        let add =
+            |total: &mut Option<u64>, n: u64| *total = Some(total.unwrap_or(0).saturating_add(n));
         if let Some(n) = f.usage.prompt {
             add(&mut self.tokens.prompt, n);
             self.prompt.observe(TOKENS, n);

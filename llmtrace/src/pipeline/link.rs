@@ -101,6 +101,22 @@ impl Link {
         !self.flow.open.is_empty()
     }
 
+    /// Which connections have to stay if there is no room for all.
+    pub fn rank(&self) -> u8 {
+        match self.side {
+            Side::Silent => 0,
+            _ if self.busy() => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether the next bytes of a direction would begin a request.
+    #[cold]
+    pub fn begins_request(&self, direction: Direction) -> bool {
+        matches!(self.side, Side::Http(role) if request_direction(role) == direction)
+            && (self.request.is_idle() || self.request.is_lost())
+    }
+
     /// Whether response bytes wait for their request.
     pub fn waits(&self) -> bool {
         self.early.is_some()

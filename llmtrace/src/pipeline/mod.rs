@@ -101,7 +101,7 @@ impl Pipeline {
     pub fn new(settings: Settings) -> Self {
         Self {
             settings,
-            table: Table::default(),
+            table: Table::default().ranked(Link::rank),
             counts: Counts::default(),
             verdicts: Vec::new(),
             ends: VecDeque::new(),
@@ -148,7 +148,7 @@ impl Pipeline {
             |e: &Entry<Link>| e.state.flow.open.iter().filter(|p| p.exchange.is_llm()).count();
         self.counts.still_open += self.table.iter().map(open).sum::<usize>() as u64;
         let conn = self.table.counts();
-        self.table = Table::default();
+        self.table = Table::default().ranked(Link::rank);
         self.table.shared.counts = conn;
         self.unix.clear();
     }
@@ -183,6 +183,19 @@ impl Pipeline {
         }
         let from_birth = entry.from_birth;
         let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        let other = match data.direction {
+            Direction::Read => &mut *write,
+            Direction::Write => &mut *read,
+        };
+        if other.waits() && link.begins_request(data.direction) {
+            // Nobody asks again before the answer is over: what is missing of it will not come,
+            // and must not be found missing only when the next exchange is open.
+            let back = match data.direction {
+                Direction::Read => Direction::Write,
+                Direction::Write => Direction::Read,
+            };
+            other.flush(shared, &mut |piece| link.piece(back, piece, &mut cx));
+        }
         let stream = match data.direction {
             Direction::Read => &mut *read,
             Direction::Write => &mut *write,

@@ -6,6 +6,7 @@ use crate::record::{Position, Sniffed};
 
 mod ends;
 mod random;
+mod review;
 
 const MS: Ns = 1_000_000;
 const BODY: &str = r#"{"model":"m","stream":true}"#;

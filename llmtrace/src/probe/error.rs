@@ -15,7 +15,7 @@ pub enum ProbeError {
          CONFIG_DEBUG_INFO_BTF (every distribution kernel since 5.8 or so has it)"
     )]
     NoBtf { path: String },
-    #[error("the kernel's type information at {path} cannot be read: {reason}")]
+    #[error("the kernel's type information (BTF) at {path} cannot be read: {reason}")]
     BadBtf { path: String, reason: String },
     #[error(
         "this kernel (Linux {release}) has no {what}: llmtrace's {backend} back end needs it; \

@@ -25,10 +25,7 @@ pub fn check() -> Result<(), ProbeError> {
             return Err(ProbeError::Privileges { missing: missing.join(", ") });
         }
     }
-    let needed = [
-        (has_ring(), "BPF ring buffer"),
-        (has_loop(), "bpf_loop helper"),
-    ];
+    let needed = [(has_ring(), "BPF ring buffer"), (has_loop(), "bpf_loop helper")];
     for (supported, what) in needed {
         // An error while probing says nothing: then loading says it.
         if supported == Some(false) {

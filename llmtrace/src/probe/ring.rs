@@ -114,9 +114,8 @@ impl Ring {
             while pos < produced {
                 // SAFETY: `pos` is a record boundary below the producer position, masked into the
                 // data area, which is mapped twice behind the producer page.
-                let header = unsafe {
-                    self.producer.base.add(self.page + (pos & self.mask) as usize)
-                };
+                let header =
+                    unsafe { self.producer.base.add(self.page + (pos & self.mask) as usize) };
                 // SAFETY: a record header begins with its length word, eight-byte aligned; the
                 // kernel writes it atomically.
                 let word = unsafe { header.cast::<AtomicU32>().as_ref() }.load(Ordering::Acquire);
@@ -127,9 +126,8 @@ impl Ring {
                 if word & DISCARD == 0 {
                     // SAFETY: the kernel wrote `len` bytes after the header and will not touch
                     // them until the consumer position moves past, which is after `each`.
-                    let bytes = unsafe {
-                        std::slice::from_raw_parts(header.as_ptr().add(HEADER), len)
-                    };
+                    let bytes =
+                        unsafe { std::slice::from_raw_parts(header.as_ptr().add(HEADER), len) };
                     each(bytes);
                     count += 1;
                 }

@@ -8,7 +8,7 @@ use llmtrace_common::record as raw;
 use raw::{Header, end, family, flag, kind, sniff};
 
 use super::{
-    Address, Data, Direction, EndReason, Open, Position, Process, Record, SockId, Sniffed,
+    Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
 };
 
 /// Why bytes are not a record.
@@ -105,8 +105,10 @@ fn process(h: &Header, event: Process) -> Record<'static> {
 
 fn open(h: &Header, id: SockId, o: &raw::Open) -> Open {
     let (local, remote) = if o.family == family::UNIX {
-        (Address::Unix(unix_name(&o.unix_path[..(o.unix_len as usize).min(o.unix_path.len())])),
-         Address::Unix("".into()))
+        (
+            Address::Unix(unix_name(&o.unix_path[..(o.unix_len as usize).min(o.unix_path.len())])),
+            Address::Unix("".into()),
+        )
     } else {
         (
             Address::Ip(SocketAddr::new(ip(o.family, &o.local_addr), o.local_port)),

@@ -67,8 +67,16 @@ fn pipelined_requests() {
     assert_eq!(
         log,
         [
-            "POST /a?b=c", "\"abc", "end", "GET /", "end", "PUT /c", "\"0123456789x", "end",
-            "HEAD *", "end"
+            "POST /a?b=c",
+            "\"abc",
+            "end",
+            "GET /",
+            "end",
+            "PUT /c",
+            "\"0123456789x",
+            "end",
+            "HEAD *",
+            "end"
         ]
     );
 }
@@ -88,8 +96,20 @@ fn responses_follow_their_requests() {
     assert_eq!(
         log,
         [
-            "interim 100", "interim 103", "200", "\"ok", "end", "200", "end", "204", "end", "304",
-            "end", "200", "\"until the end", "end"
+            "interim 100",
+            "interim 103",
+            "200",
+            "\"ok",
+            "end",
+            "200",
+            "end",
+            "204",
+            "end",
+            "304",
+            "end",
+            "200",
+            "\"until the end",
+            "end"
         ]
     );
 }
@@ -139,8 +159,12 @@ fn bad_chunks() {
     }
     let mut long = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;".to_vec();
     long.resize(long.len() + 20_000, b'x');
-    assert_eq!(responses(&[], &long).last().expect("an event"), "error: chunk line or trailers too long");
-    let mut huge = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
+    assert_eq!(
+        responses(&[], &long).last().expect("an event"),
+        "error: chunk line or trailers too long"
+    );
+    let mut huge =
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n".to_vec();
     huge.extend_from_slice(b"abc");
     assert_eq!(responses(&[], &huge), ["200", "\"abc", "truncated"]);
 }
@@ -184,7 +208,8 @@ fn gaps() {
     let gap = |head: &str, body: &[u8], len| {
         let (mut parser, mut log) = (ResponseParser::new(), Vec::new());
         let status = |h: &ResponseHead<'_>| h.status.to_string();
-        parser.push(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes(), |e| line(&mut log, &e, status));
+        parser
+            .push(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes(), |e| line(&mut log, &e, status));
         parser.push(body, |e| line(&mut log, &e, status));
         parser.gap(len, |e| line(&mut log, &e, status));
         log

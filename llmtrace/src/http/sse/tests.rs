@@ -22,7 +22,10 @@ fn decode_all(bytes: &[u8]) -> Vec<(String, String)> {
     for i in 0..bytes.len() {
         assert_eq!(decode(&[&bytes[..i], &bytes[i..]]), whole, "cut at {i}");
     }
-    whole.into_iter().map(|(name, data, _)| (name, String::from_utf8(data).expect("UTF-8"))).collect()
+    whole
+        .into_iter()
+        .map(|(name, data, _)| (name, String::from_utf8(data).expect("UTF-8")))
+        .collect()
 }
 
 fn datas(bytes: &[u8]) -> Vec<String> {

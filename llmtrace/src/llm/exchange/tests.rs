@@ -119,23 +119,23 @@ fn outcomes() {
         ("no [DONE], no finish", &[A], |s| s.write(9, "0\r\n\r\n"), Success),
         ("finish, then broken off", &[A, STOP], |s| s.close(9), ServerDisconnect),
         ("[DONE], then broken off", &[A, STOP, DONE], |s| s.close(9), Success),
-        ("[DONE], then the client", &[A, DONE], |s| s.exchange.client_left(9), Success),
+        ("[DONE], then the client", &[A, DONE], |s| s.exchange.client_left(400), Success),
         ("killed", &[A], |s| s.close(9), ServerDisconnect),
         ("killed early", &[ROLE], |s| s.close(9), ServerDisconnect),
         (
             "aborted early",
             &[ROLE],
-            |s| s.exchange.client_left(9),
+            |s| s.exchange.client_left(400),
             ClientDisconnect(Phase::BeforeFirstToken),
         ),
-        ("aborted", &[A], |s| s.exchange.client_left(9), ClientDisconnect(Phase::MidStream)),
+        ("aborted", &[A], |s| s.exchange.client_left(400), ClientDisconnect(Phase::MidStream)),
         (
             "aborted, written to, closed",
             &[ROLE],
             |s| {
-                s.exchange.client_left(9);
-                s.events(10, &[A]);
-                s.close(11);
+                s.exchange.client_left(400);
+                s.events(410, &[A]);
+                s.close(411);
             },
             ClientDisconnect(Phase::BeforeFirstToken),
         ),
@@ -143,9 +143,9 @@ fn outcomes() {
             "half closed",
             &[],
             |s| {
-                s.exchange.client_left(9);
-                s.events(10, &[A, DONE]);
-                s.write(11, "0\r\n\r\n");
+                s.exchange.client_left(400);
+                s.events(410, &[A, DONE]);
+                s.write(411, "0\r\n\r\n");
             },
             Success,
         ),

@@ -158,11 +158,7 @@ fn field<'a>(key: &[u8], cursor: &mut Cursor<'a>, facts: &mut Facts<'a>) {
 }
 
 #[inline]
-fn choices<'a>(
-    cursor: &mut Cursor<'a>,
-    notes: &mut Notes,
-    on_choice: &mut impl FnMut(Choice<'a>),
-) {
+fn choices<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, on_choice: &mut impl FnMut(Choice<'a>)) {
     if !cursor.array() {
         return cursor.skip();
     }
@@ -326,7 +322,9 @@ mod tests {
     use super::*;
 
     fn chunk(choices: &str, more: &str) -> String {
-        format!(r#"{{"id":"c","object":"chat.completion.chunk","model":"m","choices":[{choices}]{more}}}"#)
+        format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","model":"m","choices":[{choices}]{more}}}"#
+        )
     }
 
     /// Whether the event bears tokens; the same from a fresh decoder as from one that knows
@@ -341,7 +339,8 @@ mod tests {
         let fresh = read(&mut Decoder::new());
         let mut decoder = Decoder::new();
         for text in ["a", "", "\\\"", "b"] {
-            let delta = format!(r#"{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}"#);
+            let delta =
+                format!(r#"{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":null}}"#);
             decoder.event(chunk(&delta, "").as_bytes(), |_| {});
         }
         assert_eq!(read(&mut decoder), fresh);
@@ -398,16 +397,20 @@ mod tests {
         ] {
             assert!(facts(yes).error, "{yes}");
         }
-        for no in [r#"{"error":null,"choices":[]}"#, r#"{"choices":[{"error":1}]}"#, r#"{"error":""}"#] {
+        for no in
+            [r#"{"error":null,"choices":[]}"#, r#"{"choices":[{"error":1}]}"#, r#"{"error":""}"#]
+        {
             assert!(!facts(no).error, "{no}");
         }
         let all = facts(
             r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"x":1,"reasoning_tokens":2}}}"#,
         );
-        let usage = Usage { prompt: Some(9), output: Some(12), cached: Some(4), reasoning: Some(2) };
+        let usage =
+            Usage { prompt: Some(9), output: Some(12), cached: Some(4), reasoning: Some(2) };
         assert_eq!(all.usage, Some(usage));
         assert_eq!(facts(r#"{"choices":[],"usage":null}"#).usage, None);
-        let timings = facts(r#"{"choices":[],"timings":{"cache_n":3,"prompt_n":9,"predicted_n":5}}"#);
+        let timings =
+            facts(r#"{"choices":[],"timings":{"cache_n":3,"prompt_n":9,"predicted_n":5}}"#);
         let usage = Usage { prompt: Some(12), output: Some(5), cached: Some(3), reasoning: None };
         assert_eq!((timings.usage, timings.fallback), (None, Some(usage)));
     }
@@ -416,7 +419,13 @@ mod tests {
     #[test]
     fn memory_changes_nothing() {
         let texts = ["a", "", "\\\"", "\\\\", "b\",\"c\":\"d", "x\"}}]}"];
-        let tails = ["", r#","usage":null"#, r#","usage":{"completion_tokens":3}"#, r#","error":{"a":1}"#, r#","obfuscation":"x""#];
+        let tails = [
+            "",
+            r#","usage":null"#,
+            r#","usage":{"completion_tokens":3}"#,
+            r#","error":{"a":1}"#,
+            r#","obfuscation":"x""#,
+        ];
         let ends = ["null", r#""stop""#];
         let mut events = Vec::new();
         for text in texts {
@@ -424,7 +433,9 @@ mod tests {
                 for end in ends {
                     for index in 0..2 {
                         for ids in ["null", "[]", "[1,2]"] {
-                            let choice = format!(r#"{{"index":{index},"delta":{{"content":"{text}"}},"finish_reason":{end},"token_ids":{ids}}}"#);
+                            let choice = format!(
+                                r#"{{"index":{index},"delta":{{"content":"{text}"}},"finish_reason":{end},"token_ids":{ids}}}"#
+                            );
                             events.push(chunk(&choice, tail));
                             events.push(chunk(&format!("{choice},{choice}"), tail));
                         }
@@ -434,7 +445,8 @@ mod tests {
         }
         let read = |decoder: &mut Decoder, event: &str| {
             let mut choices = Vec::new();
-            let mut facts = decoder.event(event.as_bytes(), |choice| choices.push(format!("{choice:?}")));
+            let mut facts =
+                decoder.event(event.as_bytes(), |choice| choices.push(format!("{choice:?}")));
             facts.model = None;
             (choices, format!("{facts:?}"))
         };
