@@ -75,11 +75,7 @@ fn differences(record: &Record, entry: &Entry, wrong: &mut String) {
     } else {
         check("status", &record.status, &entry.status);
         let answer = &record.answer;
-        // A server may say it in other words than `usage` (llama.cpp's `timings`), which this
-        // client does not read.
-        if answer.prompt_tokens.is_some() {
-            check("prompt tokens", &answer.prompt_tokens, &entry.prompt_tokens);
-        }
+        check("prompt tokens", &answer.prompt_tokens, &entry.prompt_tokens);
         check("output tokens", &record.output_tokens(), &entry.output_tokens);
         check("finish reason", &answer.finish_reason, &entry.finish_reason);
         check("events", &answer.events, &entry.events);

@@ -84,6 +84,15 @@ impl Answer {
 
     fn object(&mut self, value: &Value) {
         self.error |= value.get("error").is_some_and(|error| !error.is_null());
+        // llama.cpp says it in `timings` where `usage` was not asked for; what came from its cache
+        // is a part of the prompt there.
+        let timings = &value["timings"];
+        if self.prompt_tokens.is_none()
+            && let (Some(new), Some(cached)) =
+                (timings["prompt_n"].as_u64(), timings["cache_n"].as_u64())
+        {
+            self.prompt_tokens = Some(new + cached);
+        }
         let usage = &value["usage"];
         if let Some(n) = usage["prompt_tokens"].as_u64() {
             self.prompt_tokens = Some(n);
