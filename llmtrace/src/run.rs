@@ -306,7 +306,8 @@ fn sum_of(text: &str, name: &str) -> f64 {
     text.lines()
         .filter(|line| line.strip_prefix(name).is_some_and(|r| r.starts_with(['{', ' '])))
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
+        // Not `sum`, whose start is -0.
+        .fold(0.0, |sum, value| sum + value)
 }
 
 fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
