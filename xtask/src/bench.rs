@@ -17,6 +17,12 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     build::run(&build::Args { release: true })?;
+    // Section (c), the pipeline alone on one core: it needs neither privileges nor a server.
+    if args.args.is_empty() {
+        let mut cargo = sh::cargo();
+        cargo.args(["bench", "--package", "llmtrace", "--bench", "pipeline"]);
+        sh::run(&mut cargo)?;
+    }
     let bench = sh::target_dir().join("release/bench");
     if !bench.exists() {
         bail!("{} is not there: the tests crate has no binary `bench`", bench.display());

@@ -7,7 +7,6 @@ pub mod flood;
 pub mod memory;
 pub mod paced;
 pub mod pairs;
-pub mod pipeline;
 pub mod report;
 
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use llmtrace_tests::agent::require_bpf;
 use llmtrace_tests::bench::report::{self, Table};
-use llmtrace_tests::bench::{Effort, accuracy, flood, memory, paced, pipeline};
+use llmtrace_tests::bench::{Effort, accuracy, flood, memory, paced};
 use llmtrace_tests::paths;
 
 /// Sections, in the order of the report.
@@ -15,8 +15,6 @@ enum Section {
     A,
     /// 100 streams x 50 events/s
     B,
-    /// The pipeline alone
-    C,
     /// Accuracy against a server's own times
     D,
     /// Memory
@@ -69,7 +67,6 @@ fn main() -> anyhow::Result<()> {
                 add(flood::uvicorn(effort));
             }
             Section::B => add(paced::paced(effort)),
-            Section::C => pipeline::pipeline(effort).into_iter().for_each(&mut add),
             Section::D => add(accuracy::accuracy(effort)),
             Section::E => add(memory::memory(effort)),
         }
