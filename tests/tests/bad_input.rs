@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
 use llmtrace_tests::client::{Connection, Request};
+use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_same, hop};
 use llmtrace_tests::metrics::Metrics;
 use llmtrace_tests::net::Address;
@@ -162,8 +163,10 @@ fn from_clients() {
         }
     });
     let record = good(&server, "bad/good");
-    let metrics = agent.metrics();
-    assert!(not_understood(&metrics) > 0.0, "what is not understood is counted");
+    // The agent's own counts follow within its beat of 0.2 s.
+    wait_for("what is not understood counted", Duration::from_secs(2), || {
+        (not_understood(&agent.metrics()) > 0.0).then_some(())
+    });
     let entries = agent.stop();
     let of_good: Vec<_> = hop(&entries, "server", Some(server.port()))
         .into_iter()
@@ -209,8 +212,9 @@ fn from_servers() {
         }
     });
     let record = good(&server, "bad/good");
-    let metrics = agent.metrics();
-    assert!(not_understood(&metrics) > 0.0, "what is not understood is counted");
+    wait_for("what is not understood counted", Duration::from_secs(2), || {
+        (not_understood(&agent.metrics()) > 0.0).then_some(())
+    });
     let entries = agent.stop();
     assert_same(&[record], &hop(&entries, "server", Some(server.port())));
     let bad = hop(&entries, "server", Some(parrot.port()));

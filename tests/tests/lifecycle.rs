@@ -119,7 +119,10 @@ fn what_is_said_at_the_start_and_the_end() {
     let gaps = metrics.sum("llm_inter_token_latency_seconds_count", &[]);
     assert_eq!(gaps, (records.len() * 15) as f64);
     assert_eq!(metrics.sum("llm_finish_total", &[("reason", "stop")]), records.len() as f64);
-    assert!(metrics.sum("llmtrace_records_total", &[]) > 0.0);
+    // The agent's own counts follow within its beat of 0.2 s.
+    wait_for("records counted", Duration::from_secs(2), || {
+        (agent.metrics().sum("llmtrace_records_total", &[]) > 0.0).then_some(())
+    });
     assert!(metrics.has("process_resident_memory_bytes"));
     agent.stop();
 }
