@@ -1,7 +1,10 @@
 //! The stacks that LLM servers are built on, each with a small application of ours.
 
+use std::time::Duration;
+
 use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
 use llmtrace_tests::client::load;
+use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
 use llmtrace_tests::mix;
 use llmtrace_tests::servers::app::Model;
@@ -76,7 +79,9 @@ fn behind_nginx() {
     let _alone = serial();
     let upstream = Server::uvicorn("uvloop", "httptools");
     let nginx = Server::nginx(&upstream);
-    let worker = nginx.children()[0];
+    // The master listens before its worker is there.
+    let worker =
+        wait_for("nginx's worker", Duration::from_secs(10), || nginx.children().first().copied());
     let agent = Options::default().pid(worker).pid(upstream.id()).start();
     let records = load(&nginx.address, mix::requests(COUNT), 8);
     agent.wait_for_requests("client", COUNT);
