@@ -10,10 +10,15 @@ pub mod loss {
     pub const STASH: u32 = 2;
     /// More bytes or segments in one call than the limits allow.
     pub const LIMIT: u32 = 3;
+    /// Payload that is not in user memory (sendfile, splice, registered buffers of io_uring).
+    pub const OPAQUE: u32 = 4;
+    /// The end of a call was not seen (a kretprobe that the kernel skipped).
+    pub const MISSED: u32 = 5;
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 6;
     /// Names, as the `reason` label has them.
-    pub const NAMES: [&str; COUNT as usize] = ["ring_full", "fault", "stash", "limit"];
+    pub const NAMES: [&str; COUNT as usize] =
+        ["ring_full", "fault", "stash", "limit", "opaque", "missed_return"];
 }
 
 /// One slot of `LOSSES`.
@@ -40,6 +45,8 @@ pub mod state {
     pub const SILENT: u32 = 1;
     /// The kernel numbers the socket's bytes itself (TCP).
     pub const SEQUENCED: u32 = 2;
+    /// A write was refused or cut short because the send buffer was full, and none was taken since.
+    pub const BLOCKED: u32 = 4;
 }
 
 /// Value of the `SOCKETS` map, by socket address.
@@ -52,6 +59,8 @@ pub struct Socket {
     pub read: u64,
     /// Bytes written so far, likewise.
     pub written: u64,
+    /// When the first byte that has not been read yet arrived; 0 if none waits, or none was seen.
+    pub arrived: u64,
     /// Bits of [`state`].
     pub state: u32,
     pub pad: u32,

@@ -26,3 +26,7 @@ pub const STASH_SLOTS: u32 = 16_384;
 pub const COMM: usize = 16;
 /// Bytes of a unix socket's path (sun_path).
 pub const UNIX_PATH: usize = 108;
+/// Sockets that hold bytes which arrived before anybody read from them.
+pub const MAX_ARRIVALS: u32 = 16_384;
+/// Descriptors that one close_range may close and that are looked at.
+pub const MAX_CLOSE_RANGE: u32 = 128;

@@ -25,6 +25,11 @@ pub mod kind {
     pub const EXIT: u16 = 8;
     /// A process started to listen on a TCP port: `pid`, port in `len`.
     pub const LISTEN: u16 = 9;
+    /// The bytes of the READ that follows had waited in the socket since `enter_ns`.
+    pub const ARRIVED: u16 = 10;
+    /// From `exit_ns` on the socket takes no more: its peer reads too slowly. `len` is what the
+    /// call still took.
+    pub const REFUSED: u16 = 11;
 }
 
 /// Bits of [`Header::flags`].

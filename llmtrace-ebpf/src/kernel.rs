@@ -1,14 +1,94 @@
 //! Reads of kernel structures by the offsets that the agent found in this kernel's BTF.
 //!
-//! Every read may fail (the pointer chain is walked without locks); a failure ends the walk and
-//! the call is not traced.
+//! A program that is handed typed pointers (fentry, BTF tracepoints) reads them with plain loads,
+//! which the verifier checks against the type; the others call a helper for each field, which
+//! costs ten times as much. [`Access`] is the choice between the two.
 
 use aya_ebpf::{
     Global,
-    helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_kernel_buf},
+    helpers::{
+        bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
+        generated::bpf_skc_to_tcp_sock,
+    },
 };
 
-use crate::maps::{FDTABLE_MAX_FDS, FILE_PRIVATE, FILES_FDT, SOCKET_FILE, SOCKET_INO, TASK_FILES};
+use crate::maps::{
+    FDTABLE_MAX_FDS, FILE_INODE, FILE_PRIVATE, FILES_FDT, INODE_INO, SOCK_SOCKET, SOCKET_FILE,
+    SOCKET_INO, TASK_FILES,
+};
+
+/// How a program reads kernel structures.
+pub trait Access {
+    /// The field at `offset` of the structure at `base`.
+    fn get<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T>;
+
+    /// A `sock` as a `tcp_sock`; 0 if it is none.
+    fn tcp(sock: u64) -> u64;
+
+    /// The inode number of a socket: unique among living sockets, and not reused before 2^32
+    /// others were made. None for a socket that no descriptor refers to.
+    fn inode(sock: u64) -> Option<u64>;
+}
+
+/// Plain loads, for pointers that the verifier knows the type of.
+pub struct Typed;
+
+/// Helper calls, for any address.
+pub struct Probed;
+
+impl Access for Typed {
+    #[inline(always)]
+    fn get<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+        let address = base.wrapping_add(u64::from(offset.load()));
+        // SAFETY: the verifier proves that `base` points to a structure with such a field; a page
+        // that is not there reads as zero.
+        Some(unsafe { core::ptr::read_volatile(address as *const T) })
+    }
+
+    #[inline(always)]
+    fn tcp(sock: u64) -> u64 {
+        // SAFETY: takes a typed socket, which the verifier proves, and checks its protocol.
+        (unsafe { bpf_skc_to_tcp_sock(sock as *mut _) }) as u64
+    }
+
+    #[inline(always)]
+    fn inode(sock: u64) -> Option<u64> {
+        let socket: u64 = Self::get(sock, &SOCK_SOCKET)?;
+        if socket == 0 {
+            return None;
+        }
+        let file: u64 = Self::get(socket, &SOCKET_FILE)?;
+        if file == 0 {
+            return None;
+        }
+        let inode: u64 = Self::get(file, &FILE_INODE)?;
+        if inode == 0 {
+            return None;
+        }
+        Self::get(inode, &INODE_INO)
+    }
+}
+
+impl Access for Probed {
+    #[inline(always)]
+    fn get<T: Copy>(base: u64, offset: &Global<u32>) -> Option<T> {
+        field(base, offset)
+    }
+
+    #[inline(always)]
+    fn tcp(sock: u64) -> u64 {
+        sock
+    }
+
+    #[inline(always)]
+    fn inode(sock: u64) -> Option<u64> {
+        let socket: u64 = field(sock, &SOCK_SOCKET)?;
+        if socket == 0 {
+            return None;
+        }
+        field(socket, &SOCKET_INO)
+    }
+}
 
 /// Reads the field at `offset` of the structure at `base`.
 #[inline(always)]
@@ -36,8 +116,7 @@ pub fn bytes<const N: usize>(base: u64, offset: &Global<u32>, out: &mut [u8; N])
 pub struct OpenSocket {
     pub file: u64,
     pub sock: u64,
-    pub socket: u64,
-    /// Unique among living sockets, and not reused before 2^32 others were made.
+    /// As [`Access::inode`] says.
     pub inode: u64,
 }
 
@@ -70,5 +149,5 @@ pub fn socket_of(fd: u32) -> Option<OpenSocket> {
         return None;
     }
     let inode: u64 = field(socket, &SOCKET_INO)?;
-    Some(OpenSocket { file, sock, socket, inode })
+    Some(OpenSocket { file, sock, inode })
 }

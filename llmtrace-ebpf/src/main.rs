@@ -1,7 +1,7 @@
 //! The kernel side of llmtrace: filter, timestamp, copy, count. Nothing here parses a body.
 //!
-//! Entry points are in `sock/tracepoint.rs`, `lifecycle.rs` and `process.rs`; everything else is
-//! shared by them and by the back ends to come.
+//! Entry points are in `sock/{fentry,kprobe,tracepoint,syscall,arrival}.rs`, `lifecycle.rs` and
+//! `process.rs`; everything else is shared by them.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "aya's entry points take contexts by value")]
@@ -10,8 +10,10 @@ mod emit;
 mod kernel;
 mod lifecycle;
 mod maps;
+mod memory;
 mod process;
 mod sock;
+mod stash;
 mod target;
 
 #[cfg(not(test))]

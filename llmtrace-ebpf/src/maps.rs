@@ -7,9 +7,13 @@ use aya_ebpf::{
 };
 use llmtrace_common::{
     config::{Cgroup, Loss, Socket, loss},
-    limits::{GATHER, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS},
+    limits::{
+        GATHER, MAX_ARRIVALS, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS,
+    },
     record::Header,
 };
+
+use crate::stash::Stash;
 
 /// Records on their way to the agent, which sets its size at load.
 #[map]
@@ -36,28 +40,6 @@ pub static PORTS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 pub static SOCKETS: LruHashMap<u64, Socket> = LruHashMap::with_max_entries(MAX_SOCKETS, 0);
 
-/// A system call under way, by thread.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Stash {
-    pub tid: u32,
-    /// One of `sock::Call`, 0 when nothing is under way.
-    pub call: u16,
-    /// Another thread has used this slot at the same time: look in `STASH_OVERFLOW` as well.
-    pub contended: u16,
-    pub enter: u64,
-    pub fd: u32,
-    pub flags: u32,
-    /// Buffer, iovec or msghdr in user memory.
-    pub buf: u64,
-    pub count: u64,
-    /// Writes only: where the bytes go and at which position.
-    pub sock: u64,
-    pub pos: u64,
-    pub generation: u32,
-    pub sock_flags: u32,
-}
-
 /// Slots are found by thread id. An array needs neither hashing nor deletion, which is most of
 /// what a hash map costs here; what collides goes to `STASH_OVERFLOW`.
 #[map]
@@ -65,6 +47,27 @@ pub static STASH: Array<Stash> = Array::with_max_entries(STASH_SLOTS, 0);
 
 #[map]
 pub static STASH_OVERFLOW: LruHashMap<u32, Stash> = LruHashMap::with_max_entries(4096, 0);
+
+/// Ports that targets listen on: only sockets of these are asked when their bytes arrived.
+#[map]
+pub static LISTENING: Array<u32> = Array::with_max_entries(65_536, 0);
+
+/// When bytes came for a socket of a listening port that nobody has read from yet.
+#[map]
+pub static ARRIVALS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_ARRIVALS, 0);
+
+/// When a thread last put bytes into a unix socket, and whose (the receiver's).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Handover {
+    pub receiver: u64,
+    pub at: u64,
+    pub tid: u64,
+}
+
+/// By thread, as `STASH`; who loses a slot to another thread loses nothing but accuracy.
+#[map]
+pub static HANDOVERS: Array<Handover> = Array::with_max_entries(STASH_SLOTS, 0);
 
 /// Room to gather an iovec: a header, a piece, and slack, so that a masked offset plus a bounded
 /// length stays inside for the verifier.
@@ -95,6 +98,18 @@ globals! {
     WATCH_PROCESSES: u32,
     /// Bytes in the ring from which the agent is woken instead of being left to its tick.
     WAKE_MARK: u64,
+    /// Most bytes of one call that are copied.
+    MAX_COPY: u32,
+}
+
+// What this kernel is like.
+globals! {
+    /// `tcp_recvmsg` has its `nonblock` argument (before 5.19).
+    RECVMSG_NONBLOCK: u32,
+    /// `iov_iter` has a `type` of four bytes with the direction in bit 0 (before 5.14).
+    ITER_TYPE_WIDE: u32,
+    /// What `iov_iter` calls an iovec, and a single user buffer (`u32::MAX` before 6.0).
+    ITER_IOVEC: u32, ITER_UBUF_KIND: u32,
 }
 
 // Offsets of fields in this kernel's structures, from its BTF.
@@ -102,14 +117,17 @@ globals! {
     TASK_FILES: u32, TASK_TGID: u32, TASK_PID: u32, TASK_LEADER: u32, TASK_COMM: u32,
     TASK_PARENT: u32, TASK_SIGNAL: u32, SIGNAL_LIVE: u32,
     FILES_FDT: u32, FDTABLE_MAX_FDS: u32, FDTABLE_FD: u32,
-    FILE_PRIVATE: u32, FILE_COUNT: u32,
+    FILE_PRIVATE: u32, FILE_COUNT: u32, FILE_INODE: u32, INODE_INO: u32,
     /// What the count of a file holds when one reference is left: 1, or 0 from 6.13 on.
     FILE_COUNT_ONE: u64,
-    SOCKET_TYPE: u32, SOCKET_FILE: u32, SOCKET_SK: u32, SOCKET_INO: u32,
+    SOCKET_FILE: u32, SOCKET_SK: u32, SOCKET_INO: u32,
+    SOCK_TYPE: u32, SOCK_SOCKET: u32, SOCK_SHUTDOWN: u32,
     SOCK_FAMILY: u32, SOCK_DADDR: u32, SOCK_RCV_SADDR: u32, SOCK_DPORT: u32, SOCK_NUM: u32,
     SOCK_V6_DADDR: u32, SOCK_V6_RCV_SADDR: u32, SOCK_NET: u32, SOCK_PROTOCOL: u32,
     NET_INUM: u32,
     TCP_WRITE_SEQ: u32, TCP_COPIED_SEQ: u32, TCP_RCV_NXT: u32, TCP_SND_UNA: u32,
     TCP_BYTES_RECEIVED: u32, TCP_BYTES_ACKED: u32,
-    UNIX_ADDR: u32, UNIX_ADDRESS_LEN: u32, UNIX_ADDRESS_NAME: u32,
+    UNIX_ADDR: u32, UNIX_ADDRESS_LEN: u32, UNIX_ADDRESS_NAME: u32, UNIX_PEER: u32,
+    ITER_TYPE: u32, ITER_OFFSET: u32, ITER_COUNT: u32, ITER_IOV: u32, ITER_UBUF: u32,
+    ITER_NR_SEGS: u32,
 }

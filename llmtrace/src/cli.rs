@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wildmatch::WildMatch;
 
-use crate::probe::target::Wanted;
+use crate::{
+    probe::{Choice, target::Wanted},
+    run::KernelOptions,
+};
 
 /// Trace LLM servers with eBPF: time to first token, inter-token latency, throughput, tokens and
 /// errors of every request, without touching the server.
@@ -31,7 +34,10 @@ pub enum Backend {
     Auto,
     Fentry,
     Kprobe,
+    /// Tracepoints, on sockets if the kernel has them.
     Tracepoint,
+    /// Tracepoints on system calls.
+    Syscall,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -85,6 +91,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "MIB", default_value_t = 8, env = "LLMTRACE_RING_MIB",
           value_parser = ring_mib)]
     pub ring_mib: u32,
+    /// KiB of one read or write that are copied at most; of what is longer, its head and its tail.
+    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LLMTRACE_MAX_COPY_KIB",
+          value_parser = max_copy)]
+    pub max_copy_kib: u32,
+}
+
+fn max_copy(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(n) if (32..=1024).contains(&n) => Ok(n),
+        _ => Err("must be from 32 to 1024".into()),
+    }
 }
 
 fn ring_mib(text: &str) -> Result<u32, String> {
@@ -95,6 +112,19 @@ fn ring_mib(text: &str) -> Result<u32, String> {
 }
 
 impl RunArgs {
+    /// What the kernel side is asked to do.
+    pub fn kernel(&self) -> KernelOptions {
+        let choice = match self.backend {
+            Backend::Auto => Choice::Auto,
+            Backend::Fentry => Choice::Fentry,
+            Backend::Kprobe => Choice::Kprobe,
+            Backend::Tracepoint => Choice::Tracepoint,
+            Backend::Syscall => Choice::Syscall,
+        };
+        let (ring_bytes, max_copy) = (self.ring_mib << 20, self.max_copy_kib << 10);
+        KernelOptions { choice, ring_bytes, max_copy }
+    }
+
     /// The processes that the flags name.
     pub fn wanted(&self) -> Wanted {
         let globs = |list: &[String]| list.iter().map(|g| WildMatch::new(g)).collect();

@@ -17,14 +17,19 @@ use anyhow::{Context, Result};
 use llmtrace_common::config::{loss, target};
 
 use crate::{
-    cli::{Backend, LogFormat, RunArgs},
+    cli::{LogFormat, RunArgs},
     conn,
     export::request_log::RequestLog,
     llm::{Finished, Role, Settings},
     metrics::{Metrics, Own, Peer},
     pipeline::{Pipeline, Sink},
-    probe::{self, Capture, ProbeError, clock::monotonic_ns, ring::Ring, target::Wanted},
-    record::{Process, Record, decode::decode},
+    probe::{
+        self, Capture, Choice, Chosen, ProbeError,
+        clock::monotonic_ns,
+        ring::Ring,
+        target::{Listening, Wanted},
+    },
+    record::{Address, Process, Record, decode::decode},
     serve,
 };
 
@@ -76,14 +81,34 @@ impl Sink for Out {
     }
 }
 
+/// What the kernel side is asked to do, besides whom to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelOptions {
+    pub choice: Choice,
+    /// Bytes of the ring, a power of two.
+    pub ring_bytes: u32,
+    /// Most bytes of one read or write that are copied.
+    pub max_copy: u32,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        let probe::Config { choice, ring_bytes, max_copy, .. } = probe::Config::default();
+        Self { choice, ring_bytes, max_copy }
+    }
+}
+
 /// Capture and everything that is done with it, on one thread.
 pub struct Agent {
     capture: Capture,
     ring: Ring,
     pipeline: Pipeline,
     wanted: Wanted,
+    /// The hooks that are attached, and why no better ones.
+    pub chosen: Chosen,
     pub out: Out,
     events: Vec<Process>,
+    unix_seen: bool,
     undecodable: u64,
     next_beat: u64,
     next_scan: u64,
@@ -93,7 +118,7 @@ impl Agent {
     /// Loads and attaches. From its return on, every byte of the targets is seen.
     pub fn start(
         wanted: Wanted,
-        ring_bytes: u32,
+        kernel: &KernelOptions,
         metrics: Metrics,
         log: Option<RequestLog<Box<dyn Write>>>,
     ) -> Result<Self, ProbeError> {
@@ -101,7 +126,9 @@ impl Agent {
             all: wanted.all,
             listeners: wanted.auto(),
             watch_processes: wanted.watches(),
-            ring_bytes,
+            ring_bytes: kernel.ring_bytes,
+            max_copy: kernel.max_copy,
+            choice: kernel.choice,
         };
         let cgroups = wanted.cgroup_ids()?;
         let (mut capture, ring) = Capture::load(&config, &cgroups)?;
@@ -118,20 +145,22 @@ impl Agent {
         for (pid, how) in wanted.scan() {
             capture.add_target(pid, how)?;
         }
-        capture.attach()?;
+        let chosen = capture.attach()?;
         let settings = Settings {
             itl_bounds: Metrics::itl_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
         };
-        metrics.set_backend("tracepoint");
+        metrics.set_backend(chosen.hooks.backend());
         let out = Out { metrics, log, names: HashMap::new(), log_failed: false, observer: None };
         let mut agent = Self {
             capture,
             ring,
             pipeline: Pipeline::new(settings),
             wanted,
+            chosen,
             out,
             events: Vec::new(),
+            unix_seen: false,
             undecodable: 0,
             next_beat: 0,
             next_scan: 0,
@@ -159,11 +188,15 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self { ring, pipeline, out, events, undecodable, .. } = self;
+        let Self { ring, pipeline, out, events, undecodable, unix_seen, .. } = self;
         ring.drain(|bytes| match decode(bytes) {
             Ok(record) => {
-                if let Record::Process { event, .. } = record {
-                    events.push(event);
+                match &record {
+                    Record::Process { event, .. } => events.push(*event),
+                    Record::Open(open) if matches!(open.local, Address::Unix(_)) => {
+                        *unix_seen = true;
+                    }
+                    _ => {}
                 }
                 pipeline.push(&record, out);
             }
@@ -173,6 +206,10 @@ impl Agent {
 
     /// Processes that came and went.
     fn follow(&mut self) -> Result<(), ProbeError> {
+        if self.unix_seen {
+            self.unix_seen = false;
+            self.capture.watch_unix()?;
+        }
         for event in std::mem::take(&mut self.events) {
             let (pid, how) = match event {
                 Process::Exec { pid } => {
@@ -198,10 +235,20 @@ impl Agent {
             self.capture.add_target(pid, how)?;
         }
         // Exits that were missed: the map must not fill with the dead.
-        for pid in self.capture.target_pids() {
-            if !Path::new(&format!("/proc/{pid}")).exists() {
-                self.capture.remove_target(pid);
+        let mut pids = self.capture.target_pids();
+        pids.retain(|pid| {
+            let lives = Path::new(&format!("/proc/{pid}")).exists();
+            if !lives {
+                self.capture.remove_target(*pid);
             }
+            lives
+        });
+        let listening = Listening::of(&pids);
+        for port in listening.ports {
+            self.capture.add_listening(port)?;
+        }
+        if listening.unix {
+            self.capture.watch_unix()?;
         }
         Ok(())
     }
@@ -253,11 +300,6 @@ impl Agent {
 
 /// `llmtrace run`.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let backend = match args.backend {
-        Backend::Auto | Backend::Tracepoint => "tracepoint",
-        Backend::Fentry => return Err(ProbeError::Backend { backend: "fentry" }.into()),
-        Backend::Kprobe => return Err(ProbeError::Backend { backend: "kprobe" }.into()),
-    };
     let wanted = args.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
@@ -273,14 +315,20 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = start_endpoint(args.listen, state, stop.clone())?;
-    let mut agent = Agent::start(wanted, args.ring_mib << 20, metrics, log)?;
+    let mut agent = Agent::start(wanted, &args.kernel(), metrics, log)?;
     ready.store(true, Ordering::Release);
+    let hooks = agent.chosen.hooks;
+    for r in &agent.chosen.refused { eprintln!("refused {:?}: {}", r.hooks, r.reason); }
+    let backend = hooks.backend();
     match args.log_format {
-        LogFormat::Text => eprintln!("ready backend={backend} targets={described} listen={listen}"),
+        LogFormat::Text => eprintln!(
+            "ready backend={backend} targets={described} listen={listen} hooks={}",
+            hooks.name()
+        ),
         LogFormat::Json => eprintln!(
             "{}",
             serde_json::json!({ "msg": "ready", "backend": backend, "targets": described,
-                                "listen": listen.to_string() })
+                                "listen": listen.to_string(), "hooks": hooks.name() })
         ),
     }
     while !stop.load(Ordering::Acquire) {

@@ -1,5 +1,5 @@
-//! What every back end does with a read or a write once it knows the socket: look up its state,
-//! announce it, position the bytes, copy them.
+//! What every back end does with a socket: look up its state, announce it, position its bytes, tell
+//! how it ends.
 
 use aya_ebpf::helpers::{
     bpf_probe_read_user,
@@ -11,36 +11,35 @@ use llmtrace_common::{
     record::{Header, Open, end, family, flag, kind, sniff},
 };
 
+use super::call::Caller;
 use crate::{
     emit,
-    emit::Segment,
-    kernel::{self, OpenSocket, at, field},
+    emit::copy::segment,
+    kernel::{self, Access, OpenSocket, Probed, at, field},
     maps::{
-        NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL,
-        SOCK_RCV_SADDR, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKET_TYPE, SOCKETS, TASK_COMM,
-        TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED, TCP_BYTES_RECEIVED, TCP_COPIED_SEQ,
-        TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
+        ARRIVALS, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET, SOCK_NUM,
+        SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKETS,
+        TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED, TCP_BYTES_RECEIVED,
+        TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN,
+        UNIX_ADDRESS_NAME,
     },
+    memory::{Memory, place},
 };
 
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 
-/// Where bytes of a call are in user memory.
-#[derive(Clone, Copy)]
-pub enum Memory {
-    Buffer(u64),
-    Segments { iov: u64, count: u32 },
-}
-
 /// A traced socket at the moment of a call.
 #[derive(Clone, Copy)]
 pub struct Traced {
-    pub sock: u64,
     pub generation: u32,
     /// `flag` bits for the record.
     pub flags: u16,
+    /// The socket's `state::BLOCKED`.
+    pub blocked: bool,
     pub pos: u64,
+    /// Reads: when the first of the bytes came, if it is known.
+    pub arrived: u64,
 }
 
 /// Which way a call moves bytes.
@@ -54,13 +53,12 @@ pub enum Way {
 #[derive(Clone, Copy)]
 pub struct Call {
     pub way: Way,
-    pub open: OpenSocket,
-    /// How the process is traced (`config::target`).
-    pub how: u32,
-    pub pid: u32,
-    pub tid: u32,
+    pub sock: u64,
+    /// As [`Access::inode`] says.
+    pub inode: u64,
+    pub who: Caller,
     pub now: u64,
-    /// What a read has already taken from the stream; 0 for a write, which is seen at its entry.
+    /// What the call has already moved: 0 for a write that is seen at its entry.
     pub done: u32,
     pub memory: Memory,
 }
@@ -68,40 +66,47 @@ pub struct Call {
 /// Positions a call on its socket and announces a socket that is new. None if the socket is not
 /// traced.
 #[inline(always)]
-pub fn trace(call: &Call) -> Option<Traced> {
-    let Call { way, open, done, .. } = call;
-    let (way, done) = (*way, *done);
-    let known = SOCKETS.get_ptr_mut(open.sock);
-    if let Some(socket) = known {
+pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
+    let Call { way, sock, inode, done, .. } = *call;
+    if let Some(socket) = SOCKETS.get_ptr_mut(sock) {
         // SAFETY: a pointer into the map, checked; fields are plain integers.
         let socket = unsafe { &mut *socket };
-        if socket.inode == open.inode {
+        if socket.inode == inode {
             if socket.state & state::SILENT != 0 {
                 return None;
             }
             let mut flags = 0;
             let pos = if socket.state & state::SEQUENCED != 0 {
                 flags |= flag::SEQ32;
-                sequence(way, open.sock)?.wrapping_sub(done).into()
+                sequence::<A>(way, A::tcp(sock))?.wrapping_sub(done).into()
             } else {
                 match way {
                     Way::Read => socket.read,
                     Way::Write => socket.written,
                 }
             };
-            return Some(Traced { sock: open.sock, generation: open.inode as u32, flags, pos });
+            let mut arrived = 0;
+            if way == Way::Read && socket.arrived != 0 {
+                arrived = socket.arrived;
+                socket.arrived = 0;
+            }
+            let blocked = socket.state & state::BLOCKED != 0;
+            return Some(Traced { generation: inode as u32, flags, blocked, pos, arrived });
         }
     }
-    let mut traced = Traced { sock: open.sock, generation: 0, flags: 0, pos: 0 };
+    let mut traced = Traced { generation: 0, flags: 0, blocked: false, pos: 0, arrived: 0 };
     if first(call, &mut traced) { Some(traced) } else { None }
 }
 
 /// The stream position that the kernel keeps: of the next byte to be written or read.
 #[inline(always)]
-fn sequence(way: Way, sock: u64) -> Option<u32> {
+fn sequence<A: Access>(way: Way, tcp: u64) -> Option<u32> {
+    if tcp == 0 {
+        return None;
+    }
     match way {
-        Way::Read => field(sock, &TCP_COPIED_SEQ),
-        Way::Write => field(sock, &TCP_WRITE_SEQ),
+        Way::Read => A::get(tcp, &TCP_COPIED_SEQ),
+        Way::Write => A::get(tcp, &TCP_WRITE_SEQ),
     }
 }
 
@@ -114,29 +119,29 @@ fn first(call: &Call, traced: &mut Traced) -> bool {
 
 #[inline(always)]
 fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
-    let sock = call.open.sock;
-    let ty: u16 = field(call.open.socket, &SOCKET_TYPE)?;
+    let sock = call.sock;
+    let ty: u16 = field(sock, &SOCK_TYPE)?;
     let family: u16 = field(sock, &SOCK_FAMILY)?;
     let protocol: u16 = field(sock, &SOCK_PROTOCOL)?;
     let inet = family == family::INET || family == family::INET6;
     if ty != SOCK_STREAM || !(inet || family == family::UNIX) {
         return None;
     }
-    let mut entry = Socket { inode: call.open.inode, ..Socket::default() };
+    let mut entry = Socket { inode: call.inode, ..Socket::default() };
     let mut header = Header {
         kind: kind::OPEN,
         sock,
-        generation: call.open.inode as u32,
+        generation: call.inode as u32,
         enter_ns: call.now,
         exit_ns: call.now,
-        pid: call.pid,
-        tid: call.tid,
+        pid: call.who.pid,
+        tid: call.who.tid,
         ..Header::default()
     };
     if inet && protocol == IPPROTO_TCP {
         entry.state = state::SEQUENCED;
         header.flags = flag::SEQ32;
-        header.pos = sequence(call.way, sock)?.wrapping_sub(call.done).into();
+        header.pos = sequence::<Probed>(call.way, sock)?.wrapping_sub(call.done).into();
         if is_fresh(sock, call.done)? {
             header.flags |= flag::FRESH;
         }
@@ -144,16 +149,24 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
         header.flags = flag::RESET;
     }
     let port: u16 = if inet { field(sock, &SOCK_NUM)? } else { 0 };
-    if call.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
+    if call.who.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
         entry.state |= state::SILENT;
     } else if header.flags & flag::FRESH != 0 {
-        let taken_for = guess(call.memory);
+        let taken_for = guess(&call.memory);
         if taken_for != 0 {
             entry.state |= state::SILENT;
             header.kind = kind::SILENCED;
             header.len = taken_for;
             emit::bare(&header);
         }
+    }
+    let mut arrived = 0;
+    if let Some(at) = ARRIVALS.get_ptr(sock) {
+        if call.way == Way::Read {
+            // SAFETY: a pointer into the map, checked.
+            arrived = unsafe { *at };
+        }
+        let _ = ARRIVALS.remove(sock);
     }
     let silent = entry.state & state::SILENT != 0;
     if !silent && !emit::open(&header, |out| describe(sock, family, port, out)) {
@@ -165,7 +178,13 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
     if silent {
         return None;
     }
-    *traced = Traced { sock, generation: header.generation, flags: header.flags, pos: header.pos };
+    *traced = Traced {
+        generation: header.generation,
+        flags: header.flags,
+        blocked: false,
+        pos: header.pos,
+        arrived,
+    };
     Some(())
 }
 
@@ -186,18 +205,16 @@ fn is_fresh(sock: u64, done: u32) -> Option<bool> {
 
 /// What the first bytes of a connection are: 0 for HTTP or undecided, else one of `sniff`.
 #[inline(always)]
-fn guess(memory: Memory) -> u32 {
-    let source = match memory {
-        Memory::Buffer(source) => source,
-        Memory::Segments { iov, .. } => {
-            // SAFETY: the helper fails on an address that cannot be read.
-            match unsafe { bpf_probe_read_user(iov as *const Segment) } {
-                Ok(one) if one.len >= 4 => one.base,
-                _ => return 0,
-            }
-        }
+fn guess(memory: &Memory) -> u32 {
+    let source = match memory.place {
+        place::BUFFER => memory.base,
+        place::USER_IOVEC | place::KERNEL_IOVEC => match segment(memory.base, memory.place) {
+            Some(one) if one.len >= memory.skip + 4 => one.base + memory.skip,
+            _ => return 0,
+        },
+        _ => return 0,
     };
-    // SAFETY: as above.
+    // SAFETY: the helper fails on an address that cannot be read.
     let Ok(word) = (unsafe { bpf_probe_read_user(source as *const [u8; 4]) }) else { return 0 };
     match &word {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
@@ -260,34 +277,6 @@ fn unix_name(sock: u64, out: &mut Open) {
     }
 }
 
-/// Bytes moved: copy them, and keep count where the kernel does not.
-#[inline(always)]
-pub fn moved(way: Way, header: &mut Header, memory: Memory, len: u32, readable: bool) {
-    header.kind = match way {
-        Way::Read => kind::READ,
-        Way::Write => kind::WRITE,
-    };
-    if header.flags & flag::SEQ32 == 0
-        && let Some(socket) = SOCKETS.get_ptr_mut(header.sock)
-    {
-        // SAFETY: a pointer into the map, checked. Two threads that write to one socket at once
-        // may lose a count; their bytes have no order either.
-        unsafe {
-            match way {
-                Way::Read => (*socket).read += u64::from(len),
-                Way::Write => (*socket).written += u64::from(len),
-            }
-        }
-    }
-    if !readable {
-        return emit::unreadable(header, len);
-    }
-    match memory {
-        Memory::Buffer(source) => emit::buffer(header, source, len),
-        Memory::Segments { iov, count } => emit::segments(header, iov, count, len),
-    }
-}
-
 /// A known, traced socket ended in some way.
 #[inline(always)]
 pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
@@ -309,15 +298,23 @@ pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
 
 /// The generation of a socket that is known and traced.
 #[inline(always)]
-pub fn known(open: &OpenSocket) -> Option<u32> {
-    let socket = SOCKETS.get_ptr(open.sock)?;
+pub fn known(sock: u64, inode: u64) -> Option<u32> {
+    let socket = SOCKETS.get_ptr(sock)?;
     // SAFETY: a pointer into the map, checked.
     let socket = unsafe { *socket };
-    let same = socket.inode == open.inode && socket.state & state::SILENT == 0;
-    same.then_some(open.inode as u32)
+    let same = socket.inode == inode && socket.state & state::SILENT == 0;
+    same.then_some(inode as u32)
 }
 
-/// The last reference to a socket that has no TCP state to follow is being closed.
+/// Whether the kernel numbers the bytes of a known socket itself.
+#[inline(always)]
+pub fn is_sequenced(sock: u64) -> bool {
+    // SAFETY: a pointer into the map, checked.
+    SOCKETS.get_ptr(sock).is_some_and(|socket| unsafe { (*socket).state } & state::SEQUENCED != 0)
+}
+
+/// A descriptor is being closed: if it is the last of a unix socket, that is its end. (The states
+/// of a TCP socket tell its own.)
 #[inline(always)]
 pub fn closed(open: &OpenSocket, ids: (u32, u32)) {
     let Some(socket) = SOCKETS.get_ptr(open.sock) else { return };
@@ -327,11 +324,22 @@ pub fn closed(open: &OpenSocket, ids: (u32, u32)) {
         return;
     }
     let count: Option<u64> = field(open.file, &crate::maps::FILE_COUNT);
-    if count != Some(crate::maps::FILE_COUNT_ONE.load()) {
+    if count == Some(crate::maps::FILE_COUNT_ONE.load()) {
+        released(open.sock, ids);
+    }
+}
+
+/// A socket without TCP states is gone.
+#[inline(always)]
+pub fn released(sock: u64, ids: (u32, u32)) {
+    let Some(socket) = SOCKETS.get_ptr(sock) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let socket = unsafe { *socket };
+    if socket.state & state::SEQUENCED != 0 {
         return;
     }
-    let _ = SOCKETS.remove(open.sock);
+    let _ = SOCKETS.remove(sock);
     if socket.state & state::SILENT == 0 {
-        ended(open.sock, open.inode as u32, ids, end::CLOSED);
+        ended(sock, socket.inode as u32, ids, end::CLOSED);
     }
 }

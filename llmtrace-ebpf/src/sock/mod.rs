@@ -1,4 +1,11 @@
-//! Socket reads and writes. Entry points are thin, one file per back end; the body is shared.
+//! Sockets: thin entry points for each kind of hook, and the body that they share.
 
+pub mod args;
+pub mod arrival;
+pub mod call;
 pub mod common;
+pub mod fentry;
+pub mod function;
+pub mod kprobe;
+pub mod syscall;
 pub mod tracepoint;

@@ -1,331 +1,178 @@
-//! The system-call back end: raw tracepoints `sys_enter` and `sys_exit`.
+//! Tracepoints on sockets: `tcp_sendmsg_locked` (6.15), `sock_send_length` and `sock_recv_length`
+//! (6.3). They run for sockets only, so other system calls cost nothing; and they see what is
+//! written by io_uring.
 //!
-//! A write is looked at on entry, where its position in the stream is known, and copied on exit,
-//! where its length is. A read is looked at and copied on exit.
+//! A TCP write is looked at in `tcp_sendmsg_locked`, which holds the socket's lock and has the
+//! message, and copied in `sock_send_length`, which has the result. Everything else is looked at
+//! and copied at its end, where the registers of the system call tell where its bytes are.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs},
+    },
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
-use llmtrace_common::{
-    config::loss,
-    limits::STASH_SLOTS,
-    record::{Header, end, flag},
-};
+use llmtrace_common::{config::loss, limits::STASH_SLOTS, record::family};
 
-use super::common::{self, Call, Memory, Way};
+use super::{
+    args::{self, arch},
+    call::{self, Caller, ReadEnd},
+    common,
+};
 use crate::{
-    emit, kernel,
-    maps::{STASH, STASH_OVERFLOW, Stash},
+    emit,
+    emit::copy::Helper,
+    kernel::{Access, Typed, field},
+    maps::{HANDOVERS, SOCK_FAMILY, SOCK_SHUTDOWN, UNIX_PEER},
+    memory::{self, Memory},
+    stash::{self, Stash, call as under_way},
     target,
 };
 
-/// System call numbers and register offsets of this architecture.
-#[cfg(bpf_target_arch = "x86_64")]
-mod arch {
-    pub const READ: u64 = 0;
-    pub const WRITE: u64 = 1;
-    pub const CLOSE: u64 = 3;
-    pub const READV: u64 = 19;
-    pub const WRITEV: u64 = 20;
-    pub const SENDTO: u64 = 44;
-    pub const RECVFROM: u64 = 45;
-    pub const SENDMSG: u64 = 46;
-    pub const RECVMSG: u64 = 47;
-
-    /// One bit per call of interest: the test that nearly every call of the machine ends at.
-    pub const INTEREST: u64 = 1 << READ
-        | 1 << WRITE
-        | 1 << CLOSE
-        | 1 << READV
-        | 1 << WRITEV
-        | 1 << SENDTO
-        | 1 << RECVFROM
-        | 1 << SENDMSG
-        | 1 << RECVMSG;
-
-    /// Those among them that read.
-    pub const READS: u64 = 1 << READ | 1 << READV | 1 << RECVFROM | 1 << RECVMSG;
-
-    /// `pt_regs::orig_ax`, the call's number.
-    pub const REGS_NR: u64 = 120;
-    /// `pt_regs` from r10 on: r10 r9 r8 ax cx dx si di.
-    pub const REGS: u64 = 56;
-    pub type Regs = [u64; 8];
-    pub const fn arg(regs: &Regs, n: usize) -> u64 {
-        regs[[7, 6, 5, 0][n]]
-    }
-}
-
-/// What a stashed call is. 0 means none.
-mod call {
-    pub const READ: u16 = 1;
-    pub const WRITE: u16 = 2;
-    /// `buf` is an iovec, `count` its length.
-    pub const VECTOR: u16 = 4;
-    /// `buf` is a `msghdr`.
-    pub const MESSAGE: u16 = 8;
-}
-
-const MSG_OOB: u32 = 1;
-const MSG_PEEK: u32 = 2;
-const MSG_TRUNC: u32 = 0x20;
-const MSG_ERRQUEUE: u32 = 0x2000;
-const EPIPE: i64 = -32;
-const ECONNRESET: i64 = -104;
+const RCV_SHUTDOWN: u8 = 1;
 
 #[inline(always)]
-fn slot_of(tid: u32) -> u32 {
-    tid & (STASH_SLOTS - 1)
-}
-
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
-    let nr: u64 = ctx.arg(1);
-    if nr >= 64 || arch::INTEREST & (1 << nr) == 0 {
-        return 0;
-    }
+fn caller() -> Option<Caller> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let how = target::of_current(pid);
-    if how == 0 {
-        return 0;
-    }
-    let regs: u64 = ctx.arg(0);
-    let Some(regs) = kernel::at::<arch::Regs>(regs.wrapping_add(arch::REGS)) else { return 0 };
-    let fd = arch::arg(&regs, 0) as u32;
-    if nr == arch::CLOSE {
-        if let Some(open) = kernel::socket_of(fd) {
-            common::closed(&open, (pid, tid));
-        }
-        return 0;
-    }
-    let (call, flags) = match nr {
-        arch::READ => (call::READ, 0),
-        arch::WRITE => (call::WRITE, 0),
-        arch::READV => (call::READ | call::VECTOR, 0),
-        arch::WRITEV => (call::WRITE | call::VECTOR, 0),
-        arch::RECVFROM => (call::READ, arch::arg(&regs, 3)),
-        arch::SENDTO => (call::WRITE, arch::arg(&regs, 3)),
-        arch::RECVMSG => (call::READ | call::MESSAGE, arch::arg(&regs, 2)),
-        _ => (call::WRITE | call::MESSAGE, arch::arg(&regs, 2)),
-    };
-    let flags = flags as u32;
-    if flags & (MSG_OOB | MSG_ERRQUEUE) != 0 {
-        return 0;
-    }
-    let mut stash = Stash {
-        tid,
-        call,
-        contended: 0,
-        // SAFETY: a helper without arguments.
-        enter: unsafe { bpf_ktime_get_ns() },
-        fd,
-        flags: flags & (MSG_PEEK | MSG_TRUNC),
-        buf: arch::arg(&regs, 1),
-        count: arch::arg(&regs, 2),
-        sock: 0,
-        pos: 0,
-        generation: how,
-        sock_flags: 0,
-    };
-    if call & call::WRITE != 0 {
-        let Some(open) = kernel::socket_of(fd) else { return 0 };
-        let Some(memory) = memory(&stash) else { return 0 };
-        let call = Call { way: Way::Write, open, how, pid, tid, now: stash.enter, done: 0, memory };
-        let Some(traced) = common::trace(&call) else { return 0 };
-        stash.sock = traced.sock;
-        stash.pos = traced.pos;
-        stash.generation = traced.generation;
-        stash.sock_flags = u32::from(traced.flags);
-    }
-    remember(&stash);
+    if how == 0 { None } else { Some(Caller { pid, tid, how }) }
+}
+
+/// `(sk, msg, skb, size_goal)`: runs for each buffer that a write fills; the first one counts.
+#[btf_tracepoint(function = "tcp_sendmsg_locked")]
+pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
+    begins(&ctx);
     0
 }
 
 #[inline(always)]
-fn remember(stash: &Stash) {
-    let Some(slot) = STASH.get_ptr_mut(slot_of(stash.tid)) else { return };
-    // SAFETY: a pointer into the map, checked. Only threads whose ids share a slot meet here, and
-    // a torn slot has a thread id that does not match.
-    unsafe {
-        if (*slot).call != 0 && (*slot).tid != stash.tid {
-            (*slot).contended = 1;
-            if STASH_OVERFLOW.insert(stash.tid, stash, 0).is_err() {
-                emit::lost(loss::STASH, 0);
-            }
-            return;
-        }
-        let contended = (*slot).contended;
-        *slot = *stash;
-        (*slot).contended = contended;
+fn begins(ctx: &BtfTracePointContext) -> Option<()> {
+    let who = caller()?;
+    let sock: u64 = ctx.arg(0);
+    let (memory, want) = memory::of_message::<Typed>(ctx.arg(1))?;
+    if let Some(stash) = stash::peek(who.tid)
+        && call::is_continued::<Typed>(stash, sock, want)
+    {
+        return None;
     }
-}
-
-/// What the current thread has under way, which it then no longer has.
-#[inline(always)]
-fn recall(tid: u32) -> Option<Stash> {
-    let slot = STASH.get_ptr_mut(slot_of(tid))?;
-    // SAFETY: a pointer into the map, checked.
-    unsafe {
-        if (*slot).tid == tid && (*slot).call != 0 {
-            let stash = *slot;
-            (*slot).call = 0;
-            return Some(stash);
-        }
-        if (*slot).contended != 0
-            && let Some(stash) = STASH_OVERFLOW.get(tid)
-        {
-            let stash = *stash;
-            let _ = STASH_OVERFLOW.remove(tid);
-            return Some(stash);
-        }
-    }
+    let inode = Typed::inode(sock)?;
+    call::write_begins::<Typed>(sock, inode, who, memory, want);
     None
 }
 
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    let id = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let stash = match recall(tid) {
-        Some(stash) => stash,
-        None => match read_under_way(&ctx, pid, tid) {
-            Some(stash) => stash,
-            None => return 0,
-        },
-    };
-    let ret: i64 = ctx.arg(1);
-    if stash.call & call::WRITE != 0 {
-        write_done(&stash, ret, (pid, tid));
-    } else {
-        read_done(&stash, ret, (pid, tid));
-    }
+/// `(sk, ret, flags)`
+#[btf_tracepoint(function = "sock_send_length")]
+pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+    sent(&ctx);
     0
 }
 
-/// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
-/// threads of a blocking server do on idle connections. The registers still hold its arguments.
 #[inline(always)]
-fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<Stash> {
-    let regs: u64 = ctx.arg(0);
-    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
-    if nr >= 64 || arch::READS & (1 << nr) == 0 {
-        return None;
+fn sent(ctx: &BtfTracePointContext) -> Option<()> {
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    let sock: u64 = ctx.arg(0);
+    let ret: i32 = ctx.arg(1);
+    if let Some(stash) = stash::recall(tid) {
+        if stash.sock == sock {
+            call::write_ends::<Helper>(&stash, ret.into(), (pid, tid));
+            return None;
+        }
+        // A write whose end did not come here: of the kernel's own making.
+        emit::lost(loss::MISSED, 0);
     }
     let how = target::of_current(pid);
     if how == 0 {
         return None;
     }
-    let regs = kernel::at::<arch::Regs>(regs.wrapping_add(arch::REGS))?;
-    let (call, flags) = match nr {
-        arch::READ => (call::READ, 0),
-        arch::READV => (call::READ | call::VECTOR, 0),
-        arch::RECVFROM => (call::READ, arch::arg(&regs, 3)),
-        _ => (call::READ | call::MESSAGE, arch::arg(&regs, 2)),
-    };
-    if flags as u32 & (MSG_OOB | MSG_ERRQUEUE) != 0 {
-        return None;
-    }
-    Some(Stash {
-        tid,
-        call,
-        contended: 0,
-        // Unknown: `read_done` takes the exit time for it.
-        enter: 0,
-        fd: arch::arg(&regs, 0) as u32,
-        flags: flags as u32 & (MSG_PEEK | MSG_TRUNC),
-        buf: arch::arg(&regs, 1),
-        count: arch::arg(&regs, 2),
-        sock: 0,
-        pos: 0,
-        generation: how,
-        sock_flags: 0,
-    })
+    let who = Caller { pid, tid, how };
+    // A unix socket, or a TCP write under way when the agent came, or one refused at once.
+    let inode = Typed::inode(sock)?;
+    unseen_write(sock, inode, ret.into(), who)
 }
 
+/// A write that is seen at its end only. Its entry is, for a unix socket, when the bytes were put
+/// before the receiver.
 #[inline(always)]
-fn write_done(stash: &Stash, ret: i64, ids: (u32, u32)) {
-    if ret <= 0 {
-        if ret == EPIPE || ret == ECONNRESET {
-            common::ended(stash.sock, stash.generation, ids, end::WRITE_BROKEN);
-        }
-        return;
-    }
-    let Some(memory) = memory(stash) else { return };
-    let mut header = Header {
-        flags: stash.sock_flags as u16,
-        sock: stash.sock,
-        generation: stash.generation,
-        enter_ns: stash.enter,
-        // SAFETY: a helper without arguments.
-        exit_ns: unsafe { bpf_ktime_get_ns() },
-        pid: ids.0,
-        tid: ids.1,
-        pos: stash.pos,
-        ..Header::default()
-    };
-    common::moved(Way::Write, &mut header, memory, ret as u32, true);
-}
-
-#[inline(always)]
-fn read_done(stash: &Stash, ret: i64, ids: (u32, u32)) {
-    if ret < 0 && ret != ECONNRESET || ret == 0 && stash.count == 0 {
-        return;
-    }
-    let Some(open) = kernel::socket_of(stash.fd) else { return };
-    if ret <= 0 {
-        if let Some(socket) = common::known(&open) {
-            let reason = if ret == 0 { end::READ_EOF } else { end::READ_RESET };
-            common::ended(open.sock, socket, ids, reason);
-        }
-        return;
-    }
-    if stash.flags & MSG_PEEK != 0 {
-        return;
-    }
-    let Some(memory) = memory(stash) else { return };
+fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
+    let (memory, want) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    // Reads keep how the process is traced where writes keep the generation.
-    let how = stash.generation;
-    let len = ret as u32;
-    let call = Call { way: Way::Read, open, how, pid: ids.0, tid: ids.1, now, done: len, memory };
-    let Some(traced) = common::trace(&call) else { return };
-    let mut header = Header {
-        flags: traced.flags | if stash.enter == 0 { flag::NO_ENTRY } else { 0 },
-        sock: traced.sock,
-        generation: traced.generation,
-        enter_ns: if stash.enter == 0 { now } else { stash.enter },
-        exit_ns: now,
-        pid: ids.0,
-        tid: ids.1,
-        pos: traced.pos,
-        ..Header::default()
+    let done = if ret > 0 { ret as u32 } else { 0 };
+    let call = common::Call { way: common::Way::Write, sock, inode, who, now, done, memory };
+    let traced = common::trace::<Typed>(&call)?;
+    let family: u16 = Typed::get(sock, &SOCK_FAMILY)?;
+    let enter = if family == family::UNIX {
+        handover(who.tid, field(sock, &UNIX_PEER)?).unwrap_or(now)
+    } else {
+        now
     };
-    common::moved(Way::Read, &mut header, memory, len, stash.flags & MSG_TRUNC == 0);
+    let stash = Stash {
+        tid: who.tid,
+        call: under_way::WRITE,
+        contended: 0,
+        enter,
+        memory,
+        want,
+        sock,
+        pos: traced.pos,
+        generation: traced.generation,
+        flags: u32::from(traced.flags) | if traced.blocked { stash::WAS_BLOCKED } else { 0 },
+        fd: 0,
+        pad: 0,
+    };
+    call::write_ends::<Helper>(&stash, ret, (who.pid, who.tid));
+    None
 }
 
-/// `struct user_msghdr`, as far as it is needed.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct MsgHdr {
-    name: u64,
-    name_len: u64,
-    iov: u64,
-    iov_len: u64,
+/// When the current thread put bytes before `receiver`, if it was the last thing of that kind.
+#[inline(always)]
+fn handover(tid: u32, receiver: u64) -> Option<u64> {
+    let slot = HANDOVERS.get_ptr(tid & (STASH_SLOTS - 1))?;
+    // SAFETY: a pointer into the map, checked.
+    let handover = unsafe { *slot };
+    (handover.tid == u64::from(tid) && handover.receiver == receiver).then_some(handover.at)
+}
+
+/// `(sk, ret, flags)`
+#[btf_tracepoint(function = "sock_recv_length")]
+pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+    received(&ctx);
+    0
 }
 
 #[inline(always)]
-fn memory(stash: &Stash) -> Option<Memory> {
-    if stash.call & call::MESSAGE != 0 {
-        // SAFETY: the helper fails on an address that cannot be read.
-        let msg = unsafe { bpf_probe_read_user(stash.buf as *const MsgHdr) }.ok()?;
-        return Some(Memory::Segments { iov: msg.iov, count: msg.iov_len as u32 });
+fn received(ctx: &BtfTracePointContext) -> Option<()> {
+    let who = caller()?;
+    let sock: u64 = ctx.arg(0);
+    let ret: i32 = ctx.arg(1);
+    let flags: u32 = ctx.arg(2);
+    if ret == 0 && Typed::get::<u8>(sock, &SOCK_SHUTDOWN)? & RCV_SHUTDOWN == 0 {
+        // Nothing was asked for: no end of the stream.
+        return None;
     }
-    if stash.call & call::VECTOR != 0 {
-        return Some(Memory::Segments { iov: stash.buf, count: stash.count as u32 });
+    let inode = Typed::inode(sock)?;
+    let (memory, _) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
+    let read = ReadEnd { sock, inode, memory, enter: 0, ret: ret.into(), flags };
+    call::read_ends::<Typed, Helper>(&read, who);
+    None
+}
+
+/// Where the current system call's bytes are, and how many it asks for (0: unknown). Opaque for
+/// calls that do not say (io_uring, recvmmsg).
+#[inline(always)]
+fn of_call() -> (Memory, u64) {
+    // SAFETY: helpers that take a typed task, which the first one returns.
+    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf().cast()) } as u64;
+    let nr: Option<u64> = crate::kernel::at(regs.wrapping_add(arch::REGS_NR));
+    if let (Some(nr), Some(regs)) = (nr, args::registers(regs))
+        && let Some(io) = args::io(nr, &regs)
+        && io.call & (under_way::MESSAGES | under_way::OPAQUE) == 0
+    {
+        return (io.memory, io.want);
     }
-    Some(Memory::Buffer(stash.buf))
+    (Memory::OPAQUE, 0)
 }

@@ -21,11 +21,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cli::DemoArgs, metrics::Metrics, probe::target::Wanted, run::Agent};
+use crate::{cli::DemoArgs, metrics::Metrics, probe::target::Wanted, run::{Agent, KernelOptions}};
 use compare::{Comparison, Traced};
 use server::ServerRecord;
 
-const RING_BYTES: u32 = 8 << 20;
 const TABLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs the demo, or its server.
@@ -84,7 +83,7 @@ fn trace(args: &DemoArgs, log: &Path) -> Result<()> {
     println!("server  an OpenAI-compatible streaming server, pid {pid}, {}", server.address);
     let wanted = Wanted { pids: vec![pid], ..Wanted::default() };
     let metrics = Metrics::new(Metrics::itl_bounds());
-    let mut agent = Agent::start(wanted, RING_BYTES, metrics.clone(), None)?;
+    let mut agent = Agent::start(wanted, &KernelOptions::default(), metrics.clone(), None)?;
     println!("agent   eBPF attached (back end: system-call tracepoints), tracing pid {pid}");
     println!("clients {} at a time for {} s\n", args.clients, args.seconds);
     let traced: Arc<Mutex<Vec<Traced>>> = Arc::default();

@@ -93,7 +93,8 @@ impl From<H1Error> for Resync {
 }
 
 /// Kinds of record, as in the `reason` label of `llmtrace_records_total`.
-pub const RECORD_KINDS: [&str; 6] = ["read", "write", "open", "end", "silenced", "process"];
+pub const RECORD_KINDS: [&str; 8] =
+    ["read", "write", "open", "end", "silenced", "process", "arrived", "refused"];
 
 /// What the pipeline counted since it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

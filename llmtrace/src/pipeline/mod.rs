@@ -291,6 +291,8 @@ impl Pipeline {
             Record::End { at, .. } => (3, *at),
             Record::Silenced { at, .. } => (4, *at),
             Record::Process { at, .. } => (5, *at),
+            Record::Arrived { at, .. } => (6, *at),
+            Record::Refused { at, .. } => (7, *at),
         };
         self.counts.records[kind] += 1;
         self.now = self.now.max(at);
@@ -319,7 +321,10 @@ impl Pipeline {
                     self.end(id, *at, EndReason::Closed, sink);
                 }
             }
-            Record::Data(_) | Record::Process { .. } => {}
+            Record::Data(_)
+            | Record::Process { .. }
+            | Record::Arrived { .. }
+            | Record::Refused { .. } => {}
         }
     }
 

@@ -4,14 +4,24 @@
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray},
-    programs::RawTracePoint,
 };
 use llmtrace_common::{
     config::{self, loss},
-    limits::MAX_CGROUPS,
+    limits::{MAX_CGROUPS, MAX_PIECES, PIECE},
 };
 
-use super::{ProbeError, object, offsets, ring::Ring};
+use super::{
+    ProbeError,
+    attach::{self, KernelTypes, chain},
+    features::{self, Features},
+    object, offsets,
+    plan::{self, Attachment, Choice, Hooks, Refusal},
+    ring::Ring,
+    types::{self, Types},
+};
+
+/// What [`Config::max_copy`] is by default, and at most: what the kernel side's loops can do.
+pub const MAX_COPY: u32 = PIECE as u32 * MAX_PIECES;
 
 /// What the kernel side has to know at load.
 #[derive(Clone, Debug)]
@@ -24,26 +34,24 @@ pub struct Config {
     pub watch_processes: bool,
     /// Bytes, a power of two.
     pub ring_bytes: u32,
+    /// Most bytes of one read or write that are copied.
+    pub max_copy: u32,
+    /// Which hooks.
+    pub choice: Choice,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { all: false, listeners: false, watch_processes: false, ring_bytes: 8 << 20 }
+        Self {
+            all: false,
+            listeners: false,
+            watch_processes: false,
+            ring_bytes: 8 << 20,
+            max_copy: MAX_COPY,
+            choice: Choice::Auto,
+        }
     }
 }
-
-/// `(program, tracepoint, whether capture is worth anything without it)`.
-const PROGRAMS: &[(&str, &str, bool)] = &[
-    ("sched_process_fork", "sched_process_fork", true),
-    ("sched_process_exec", "sched_process_exec", true),
-    ("sched_process_exit", "sched_process_exit", true),
-    ("inet_sock_set_state", "inet_sock_set_state", true),
-    ("tcp_receive_reset", "tcp_receive_reset", false),
-    ("tcp_send_reset", "tcp_send_reset", false),
-    // Last, so that no call is seen before everything about it can be.
-    ("sys_exit", "sys_exit", true),
-    ("sys_enter", "sys_enter", true),
-];
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -63,28 +71,45 @@ struct CgroupValue(config::Cgroup);
 // SAFETY: integers only, no padding.
 unsafe impl Pod for CgroupValue {}
 
-/// Attached kernel programs.
+/// What is attached, what is not, and why.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    pub hooks: Hooks,
+    /// Better hooks that this kernel or these privileges do not allow.
+    pub refused: Vec<Refusal>,
+    /// Tracepoints that capture can do without and that are not there.
+    pub missing: Vec<&'static str>,
+}
+
+/// Kernel programs and their maps.
 pub struct Capture {
     targets: HashMap<MapData, u32, u32>,
     ports: HashMap<MapData, u32, u8>,
+    listening: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, SocketValue>,
     losses: PerCpuArray<MapData, LossValue>,
     /// Holds programs and links.
     ebpf: Ebpf,
-    attached: bool,
+    features: Features,
+    choice: Choice,
+    on_unix: Option<Attachment>,
 }
 
 impl Capture {
-    /// Loads the programs; [`Capture::attach`] starts them. The ring is the caller's to drain.
+    /// Makes the maps; [`Capture::attach`] starts to fill them. The ring is the caller's to drain.
     pub fn load(config: &Config, cgroups: &[config::Cgroup]) -> Result<(Self, Ring), ProbeError> {
-        let offsets = offsets::resolve(&offsets::btf_path())?;
-        super::features::check()?;
+        let types = Types::read(&types::btf_path())?;
+        let offsets = offsets::resolve(&types)?;
+        features::check()?;
+        features::lift_memory_limit();
+        let features = Features::of(&types);
         // The verifier sees these as constants and drops what they switch off.
         let all = u32::from(config.all);
         let listeners = u32::from(config.listeners);
         let watch = u32::from(config.watch_processes);
         let cgroup_count = cgroups.len().min(MAX_CGROUPS) as u32;
         let wake_mark = u64::from(config.ring_bytes / 4);
+        let max_copy = config.max_copy.clamp(2 * PIECE as u32, MAX_COPY);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("TRACE_ALL", &all, true)
@@ -92,6 +117,7 @@ impl Capture {
             .override_global("WATCH_PROCESSES", &watch, true)
             .override_global("CGROUP_COUNT", &cgroup_count, true)
             .override_global("WAKE_MARK", &wake_mark, true)
+            .override_global("MAX_COPY", &max_copy, true)
             // Not every field is read by every set of programs: absent ones are no error.
             .override_global("FILE_COUNT_ONE", &offsets.file_count_one, false)
             .map_max_entries("RING", config.ring_bytes);
@@ -99,17 +125,12 @@ impl Capture {
             loader.override_global(name, offset, false);
         }
         let mut ebpf = loader.load(object::bytes()).map_err(|e| ProbeError::Load(chain(&e)))?;
-        for (program, _, needed) in PROGRAMS {
-            let loaded = raw_tracepoint(&mut ebpf, program)
-                .and_then(|p| p.load().map_err(|e| ProbeError::Load(chain(&e))));
-            match loaded {
-                Err(e) if *needed => return Err(e),
-                _ => {}
-            }
-        }
-        let ring = ring(&mut ebpf, config.ring_bytes)?;
+        let ring = ring(&ebpf, config.ring_bytes)?;
         if !cgroups.is_empty() {
-            let mut map: Array<_, CgroupValue> = typed(&mut ebpf, "CGROUPS")?;
+            // Borrowed and not taken, as below: programs that are not loaded yet name it.
+            let map = ebpf.map_mut("CGROUPS").ok_or_else(|| absent("CGROUPS"))?;
+            let mut map: Array<_, CgroupValue> =
+                map.try_into().map_err(|e| map_error("CGROUPS", &e))?;
             for (i, cgroup) in cgroups.iter().take(MAX_CGROUPS).enumerate() {
                 map.set(i as u32, CgroupValue(*cgroup), 0).map_err(|e| map_error("CGROUPS", &e))?;
             }
@@ -117,28 +138,48 @@ impl Capture {
         let capture = Self {
             targets: typed(&mut ebpf, "TARGETS")?,
             ports: typed(&mut ebpf, "PORTS")?,
+            listening: typed(&mut ebpf, "LISTENING")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
             losses: typed(&mut ebpf, "LOSSES")?,
             ebpf,
-            attached: false,
+            features,
+            choice: config.choice,
+            on_unix: None,
         };
         Ok((capture, ring))
     }
 
-    /// Attaches every program. Returns the tracepoints that this kernel does not have and that
-    /// capture can do without.
-    pub fn attach(&mut self) -> Result<Vec<&'static str>, ProbeError> {
-        let mut missing = Vec::new();
-        for (program, tracepoint, needed) in PROGRAMS {
-            let attached = raw_tracepoint(&mut self.ebpf, program)?.attach(tracepoint);
-            match attached {
-                Ok(_) => {}
-                Err(_) if !needed => missing.push(*tracepoint),
-                Err(e) => return Err(ProbeError::Attach { program, reason: chain(&e) }),
-            }
-        }
-        self.attached = true;
-        Ok(missing)
+    /// Attaches the best hooks that the kernel takes.
+    pub fn attach(&mut self) -> Result<Chosen, ProbeError> {
+        let mut types = KernelTypes::default();
+        let lifecycle = plan::lifecycle(&self.features);
+        let missing = attach::lifecycle(&mut self.ebpf, &mut types, &lifecycle)?;
+        let (plans, mut refused) = plan::plan(&self.features, self.choice);
+        let Some(plan) = attach::first_of(&mut self.ebpf, &mut types, &plans, &mut refused) else {
+            let reasons: Vec<String> = refused
+                .iter()
+                .map(|r| format!("{} ({}): {}", r.hooks.backend(), r.hooks.name(), r.reason))
+                .collect();
+            return Err(ProbeError::NoBackend {
+                release: features::release(),
+                refused: reasons.join("; "),
+            });
+        };
+        self.on_unix = plan.on_unix;
+        Ok(Chosen { hooks: plan.hooks, refused, missing })
+    }
+
+    /// The first unix socket is traced: its closing may need a hook of its own.
+    pub fn watch_unix(&mut self) -> Result<(), ProbeError> {
+        let Some(attachment) = self.on_unix.take() else { return Ok(()) };
+        let program = attachment.program;
+        attach::one(&mut self.ebpf, &mut KernelTypes::default(), &attachment)
+            .map_err(|reason| ProbeError::Attach { program, reason })
+    }
+
+    /// Notes that a target listens on a TCP port: when bytes arrive there is of interest.
+    pub fn add_listening(&mut self, port: u16) -> Result<(), ProbeError> {
+        self.listening.set(u32::from(port), 1, 0).map_err(|e| map_error("LISTENING", &e))
     }
 
     /// Starts to trace a process (`config::target` says how). False if it was a target already.
@@ -202,56 +243,32 @@ impl Capture {
     pub fn missed_runs(&self) -> u64 {
         self.ebpf
             .programs()
-            .filter_map(|(_, program)| super::features::missed_runs(program.fd().ok()?))
+            .filter_map(|(_, program)| features::missed_runs(program.fd().ok()?))
             .sum()
     }
 }
 
 const EXIST: u64 = 2;
 
-fn raw_tracepoint<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut RawTracePoint, ProbeError> {
-    let missing = || ProbeError::Load(format!("the object has no program {name}"));
-    ebpf.program_mut(name)
-        .ok_or_else(missing)?
-        .try_into()
-        .map_err(|e: aya::programs::ProgramError| ProbeError::Load(e.to_string()))
-}
-
 fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, ProbeError>
 where
     T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let map = ebpf.take_map(name).ok_or(ProbeError::Map { map: name, reason: "absent".into() })?;
+    let map = ebpf.take_map(name).ok_or_else(|| absent(name))?;
     T::try_from(map).map_err(|e| map_error(name, &e))
 }
 
-fn ring(ebpf: &mut Ebpf, size: u32) -> Result<Ring, ProbeError> {
+fn ring(ebpf: &Ebpf, size: u32) -> Result<Ring, ProbeError> {
     use std::os::fd::AsFd;
-    let missing = || ProbeError::Map { map: "RING", reason: "absent".into() };
-    let aya::maps::Map::RingBuf(map) = ebpf.take_map("RING").ok_or_else(missing)? else {
-        return Err(missing());
-    };
+    let Some(aya::maps::Map::RingBuf(map)) = ebpf.map("RING") else { return Err(absent("RING")) };
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(ProbeError::Ring)?;
     Ring::new(fd, size).map_err(ProbeError::Ring)
 }
 
-fn map_error(map: &'static str, e: &dyn std::error::Error) -> ProbeError {
-    ProbeError::Map { map, reason: chain(e) }
+fn absent(map: &'static str) -> ProbeError {
+    ProbeError::Map { map, reason: "not in the object".into() }
 }
 
-/// An error with what caused it, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
-    let mut text = e.to_string();
-    let mut cause = e.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
+fn map_error(map: &'static str, e: &dyn std::error::Error) -> ProbeError {
+    ProbeError::Map { map, reason: chain(e) }
 }

@@ -17,16 +17,13 @@ pub enum ProbeError {
     NoBtf { path: String },
     #[error("the kernel's type information (BTF) at {path} cannot be read: {reason}")]
     BadBtf { path: String, reason: String },
+    #[error("this kernel (Linux {release}) has no {what}: Linux 5.8 or later has it")]
+    Kernel { release: String, what: &'static str },
     #[error(
-        "this kernel (Linux {release}) has no {what}: llmtrace's {backend} back end needs it; \
-         Linux 5.17 or later has it"
+        "no way to hook this kernel's sockets (Linux {release}): {refused}; \
+         `llmtrace doctor` says more"
     )]
-    Kernel { release: String, what: &'static str, backend: &'static str },
-    #[error(
-        "the {backend} back end is not in this version of llmtrace: use --backend auto or \
-         --backend tracepoint"
-    )]
-    Backend { backend: &'static str },
+    NoBackend { release: String, refused: String },
     #[error("kernel structure {what} is not as expected: this kernel is not supported yet")]
     Layout { what: String },
     #[error("cannot load the kernel programs: {0}")]
@@ -52,7 +49,7 @@ impl ProbeError {
                 | Self::NoBtf { .. }
                 | Self::BadBtf { .. }
                 | Self::Kernel { .. }
-                | Self::Backend { .. }
+                | Self::NoBackend { .. }
                 | Self::Layout { .. }
         )
     }

@@ -1,6 +1,9 @@
 //! What this kernel and these privileges allow.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
 
 use aya::{
     maps::MapType,
@@ -8,39 +11,103 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported},
 };
 
-use super::ProbeError;
+use super::{ProbeError, types::Types};
 
 /// Capabilities and their bits in `/proc/self/status`.
 const WANTED: &[(&str, u32)] = &[("CAP_BPF", 39), ("CAP_PERFMON", 38)];
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Fails with what is missing before the kernel would say EPERM.
-pub fn check() -> Result<(), ProbeError> {
-    let effective = effective_capabilities().unwrap_or(u64::MAX);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    if !has(CAP_SYS_ADMIN) {
-        let missing: Vec<&str> =
-            WANTED.iter().filter(|(_, bit)| !has(*bit)).map(|(name, _)| *name).collect();
-        if !missing.is_empty() {
-            return Err(ProbeError::Privileges { missing: missing.join(", ") });
+/// What this kernel has, as far as a choice depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Functions of [`FUNCTIONS`] that its BTF names.
+    pub functions: Vec<&'static str>,
+    /// Tracepoints of [`TRACEPOINTS`] that its BTF names.
+    pub tracepoints: Vec<&'static str>,
+    /// Kprobes can be made.
+    pub kprobes: bool,
+    /// The `bpf_loop` helper.
+    pub bpf_loop: bool,
+    /// The `bpf_task_pt_regs` helper.
+    pub task_regs: bool,
+}
+
+/// Functions that back ends hook.
+pub const FUNCTIONS: &[&str] = &[
+    "tcp_sendmsg",
+    "tcp_recvmsg",
+    "tcp_cleanup_rbuf",
+    "unix_stream_sendmsg",
+    "unix_stream_recvmsg",
+    "unix_release",
+    "sock_def_readable",
+];
+
+/// Tracepoints that they hook.
+pub const TRACEPOINTS: &[&str] = &[
+    "sys_enter",
+    "sys_exit",
+    "tcp_sendmsg_locked",
+    "sock_send_length",
+    "sock_recv_length",
+    "sk_data_ready",
+    "tcp_receive_reset",
+    "tcp_send_reset",
+];
+
+impl Features {
+    /// Asks the kernel and its types.
+    pub fn of(types: &Types) -> Self {
+        let helper = |program, helper| is_helper_supported(program, helper).unwrap_or(false);
+        let has = |list: &[&'static str], test: &dyn Fn(&str) -> bool| {
+            list.iter().copied().filter(|name| test(name)).collect()
+        };
+        Self {
+            functions: has(FUNCTIONS, &|name| types.has_function(name)),
+            tracepoints: has(TRACEPOINTS, &|name| types.has_tracepoint(name)),
+            kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
+            bpf_loop: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop),
+            task_regs: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs),
         }
     }
-    let needed = [(has_ring(), "BPF ring buffer"), (has_loop(), "bpf_loop helper")];
-    for (supported, what) in needed {
-        // An error while probing says nothing: then loading says it.
-        if supported == Some(false) {
-            return Err(ProbeError::Kernel { release: release(), what, backend: "tracepoint" });
-        }
+
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains(&name)
+    }
+
+    pub fn has_tracepoint(&self, name: &str) -> bool {
+        self.tracepoints.contains(&name)
+    }
+}
+
+/// Fails with what is missing for any back end, before the kernel would say EPERM.
+pub fn check() -> Result<(), ProbeError> {
+    let missing = missing_capabilities();
+    if !missing.is_empty() {
+        return Err(ProbeError::Privileges { missing: missing.join(", ") });
+    }
+    // An error while probing says nothing: then loading says it.
+    if is_map_supported(MapType::RingBuf).is_ok_and(|has| !has) {
+        return Err(ProbeError::Kernel { release: release(), what: "BPF ring buffer" });
     }
     Ok(())
 }
 
-fn has_ring() -> Option<bool> {
-    is_map_supported(MapType::RingBuf).ok()
+/// Capabilities that are wanted and that this process does not have.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    let effective = effective_capabilities().unwrap_or(u64::MAX);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    if has(CAP_SYS_ADMIN) {
+        return Vec::new();
+    }
+    WANTED.iter().filter(|(_, bit)| !has(*bit)).map(|(name, _)| *name).collect()
 }
 
-fn has_loop() -> Option<bool> {
-    is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop).ok()
+/// Before 5.11 the memory of maps counts against this limit.
+pub fn lift_memory_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` is valid for reading. A refusal only matters where loading then fails.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }
 
 fn effective_capabilities() -> Option<u64> {

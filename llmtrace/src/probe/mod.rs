@@ -4,14 +4,18 @@
 //! Architecture Invariant: the only place that names aya.
 #![expect(unsafe_code, reason = "memory-mapped ring and plain-old-data map values")]
 
+mod attach;
 pub mod capture;
 pub mod clock;
 pub mod error;
 pub mod features;
 pub mod object;
 pub mod offsets;
+pub mod plan;
 pub mod ring;
 pub mod target;
+pub mod types;
 
-pub use capture::{Capture, Config};
+pub use capture::{Capture, Chosen, Config};
 pub use error::ProbeError;
+pub use plan::{Choice, Hooks};

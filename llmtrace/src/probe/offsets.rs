@@ -3,16 +3,7 @@
 //! rustc emits no CO-RE relocations, so the kernel side takes offsets as globals; the verifier
 //! sees them as constants, since their map is frozen before the programs load.
 
-use std::path::{Path, PathBuf};
-
-use btf_rs::{Backend, Btf, BtfType, Type};
-
-use super::ProbeError;
-
-/// Where a kernel shows its types. `LLMTRACE_BTF` points elsewhere (kernels with detached BTF).
-pub fn btf_path() -> PathBuf {
-    std::env::var_os("LLMTRACE_BTF").map_or_else(|| "/sys/kernel/btf/vmlinux".into(), PathBuf::from)
-}
+use super::{ProbeError, types::Types};
 
 /// Values for the kernel side's globals.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -35,10 +26,14 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
     ("FDTABLE_FD", "fdtable", "fd"),
     ("FILE_PRIVATE", "file", "private_data"),
-    ("SOCKET_TYPE", "socket", "type"),
+    ("FILE_INODE", "file", "f_inode"),
+    ("INODE_INO", "inode", "i_ino"),
     ("SOCKET_FILE", "socket", "file"),
     ("SOCKET_SK", "socket", "sk"),
     ("SOCKET_INO", "socket_alloc", "vfs_inode.i_ino"),
+    ("SOCK_TYPE", "sock", "sk_type"),
+    ("SOCK_SOCKET", "sock", "sk_socket"),
+    ("SOCK_SHUTDOWN", "sock", "sk_shutdown"),
     ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("SOCK_DADDR", "sock", "__sk_common.skc_daddr"),
     ("SOCK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr"),
@@ -58,19 +53,14 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("UNIX_ADDR", "unix_sock", "addr"),
     ("UNIX_ADDRESS_LEN", "unix_address", "len"),
     ("UNIX_ADDRESS_NAME", "unix_address", "name"),
+    ("UNIX_PEER", "unix_sock", "peer"),
+    ("ITER_OFFSET", "msghdr", "msg_iter.iov_offset"),
+    ("ITER_COUNT", "msghdr", "msg_iter.count"),
+    ("ITER_NR_SEGS", "msghdr", "msg_iter.nr_segs"),
 ];
 
-/// Reads the offsets that the kernel side needs.
-pub fn resolve(path: &Path) -> Result<Offsets, ProbeError> {
-    let shown = path.display().to_string();
-    if !path.exists() {
-        return Err(ProbeError::NoBtf { path: shown });
-    }
-    // Mapping reads only what is looked up; kernels before 6.16 refuse it for their own BTF.
-    let btf = Btf::from_file_with_backend(path, Backend::Mmap)
-        .or_else(|_| Btf::from_file(path))
-        .map_err(|e| ProbeError::BadBtf { path: shown.clone(), reason: e.to_string() })?;
-    let types = Types { btf, path: shown };
+/// Finds what the kernel side needs.
+pub fn resolve(types: &Types) -> Result<Offsets, ProbeError> {
     let mut offsets = Offsets::default();
     for (global, structure, members) in WANTED {
         offsets.fields.push((global, types.offset(structure, members)?));
@@ -82,9 +72,37 @@ pub fn resolve(path: &Path) -> Result<Offsets, ProbeError> {
     };
     offsets.fields.push(("FILE_COUNT", count));
     offsets.file_count_one = one;
+    iterator(types, &mut offsets)?;
     neighbours(&offsets, "FDTABLE_MAX_FDS", "FDTABLE_FD")?;
     neighbours(&offsets, "SOCKET_FILE", "SOCKET_SK")?;
     Ok(offsets)
+}
+
+/// `struct iov_iter` over the versions: see the kernel side's memory.rs.
+fn iterator(types: &Types, offsets: &mut Offsets) -> Result<(), ProbeError> {
+    let (at, wide) = match types.offset("msghdr", "msg_iter.iter_type") {
+        Ok(at) => (at, 0),
+        Err(_) => (types.offset("msghdr", "msg_iter.type")?, 1),
+    };
+    let iov = types
+        .offset("msghdr", "msg_iter.__iov")
+        .or_else(|_| types.offset("msghdr", "msg_iter.iov"))?;
+    let missing = || ProbeError::Layout { what: "enum iter_type".into() };
+    let iovec = types.enumerator("iter_type", "ITER_IOVEC").ok_or_else(missing)?;
+    let ubuf = types.enumerator("iter_type", "ITER_UBUF").unwrap_or(u32::MAX);
+    let ubuf_at = types.offset("msghdr", "msg_iter.ubuf").unwrap_or(iov);
+    offsets.fields.extend([
+        ("ITER_TYPE", at),
+        ("ITER_TYPE_WIDE", wide),
+        ("ITER_IOV", iov),
+        ("ITER_IOVEC", iovec),
+        ("ITER_UBUF", ubuf_at),
+        ("ITER_UBUF_KIND", ubuf),
+    ]);
+    // `nonblock` went from `tcp_recvmsg` in 5.19.
+    let nonblock = types.arguments("tcp_recvmsg").is_some_and(|n| n == 6);
+    offsets.fields.push(("RECVMSG_NONBLOCK", u32::from(nonblock)));
+    Ok(())
 }
 
 /// Two fields that the kernel side reads at once must be eight bytes apart.
@@ -93,63 +111,5 @@ fn neighbours(offsets: &Offsets, a: &str, b: &str) -> Result<(), ProbeError> {
     match (of(a), of(b)) {
         (Some(a), Some(b)) if b == a + 8 => Ok(()),
         _ => Err(ProbeError::Layout { what: format!("{a}/{b}") }),
-    }
-}
-
-struct Types {
-    btf: Btf,
-    path: String,
-}
-
-impl Types {
-    /// Offset in bytes of `path` (members separated by dots) in structure `name`.
-    fn offset(&self, name: &str, path: &str) -> Result<u32, ProbeError> {
-        let missing = || ProbeError::Layout { what: format!("{name}.{path}") };
-        let candidates = self.btf.resolve_types_by_name(name).map_err(|e| ProbeError::BadBtf {
-            path: self.path.clone(),
-            reason: format!("{name}: {e}"),
-        })?;
-        let mut current =
-            candidates.into_iter().find(|t| matches!(t, Type::Struct(_))).ok_or_else(missing)?;
-        let mut bits = 0;
-        let mut parts = path.split('.').peekable();
-        while let Some(part) = parts.next() {
-            let (at, member) = self.member(&current, part).ok_or_else(missing)?;
-            bits += at;
-            if parts.peek().is_some() {
-                current = self.structure(member).ok_or_else(missing)?;
-            }
-        }
-        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing()) }
-    }
-
-    /// Bit offset and type of a member, also inside anonymous structures and unions.
-    fn member(&self, within: &Type, name: &str) -> Option<(u32, Type)> {
-        let (Type::Struct(s) | Type::Union(s)) = within else { return None };
-        for member in &s.members {
-            let found = self.btf.resolve_name(member).unwrap_or_default();
-            if found == name {
-                return Some((member.bit_offset(), self.btf.resolve_chained_type(member).ok()?));
-            }
-            if found.is_empty() {
-                let inner = self.structure(self.btf.resolve_chained_type(member).ok()?);
-                if let Some((at, ty)) = inner.and_then(|t| self.member(&t, name)) {
-                    return Some((member.bit_offset() + at, ty));
-                }
-            }
-        }
-        None
-    }
-
-    /// Through typedefs and qualifiers to a structure or union.
-    fn structure(&self, mut ty: Type) -> Option<Type> {
-        for _ in 0..16 {
-            if matches!(ty, Type::Struct(_) | Type::Union(_)) {
-                return Some(ty);
-            }
-            let next: &dyn BtfType = ty.as_btf_type()?;
-            ty = self.btf.resolve_chained_type(next).ok()?;
-        }
-        None
     }
 }

@@ -125,6 +125,22 @@ impl Wanted {
     }
 }
 
+/// Where processes listen: TCP ports, and whether on unix sockets too.
+#[derive(Debug, Default)]
+pub struct Listening {
+    pub ports: Vec<u16>,
+    pub unix: bool,
+}
+
+impl Listening {
+    pub fn of(pids: &[u32]) -> Self {
+        let mut listeners = Listeners::default();
+        let all: HashSet<Option<u16>> = pids.iter().flat_map(|&p| listeners.of(p)).collect();
+        let unix = all.contains(&None);
+        Self { ports: all.into_iter().flatten().collect(), unix }
+    }
+}
+
 /// Processes there are.
 fn processes() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };

@@ -91,6 +91,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
             };
             Record::Silenced { id, pid: h.pid, at: h.exit_ns, sniffed }
         }
+        kind::ARRIVED => Record::Arrived { id, arrived: h.enter_ns, at: h.exit_ns },
+        kind::REFUSED => Record::Refused { id, at: h.exit_ns, taken: h.len },
         kind::FORK => process(&h, Process::Fork { parent: h.len, child: h.pid }),
         kind::EXEC => process(&h, Process::Exec { pid: h.pid }),
         kind::EXIT => process(&h, Process::Exit { pid: h.pid }),

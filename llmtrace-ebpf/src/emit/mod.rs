@@ -1,0 +1,90 @@
+//! The only place that puts records into the ring and counts those that did not fit.
+
+pub mod copy;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use llmtrace_common::{
+    config::loss,
+    record::{Header, Open, flag},
+};
+
+use crate::maps::{LOSSES, RING, WAKE_MARK};
+
+const NO_WAKEUP: u64 = 1;
+const FORCE_WAKEUP: u64 = 2;
+const AVAIL_DATA: u64 = 0;
+/// Width of the fill-level band in which a submit wakes the agent. Above it, it has been woken
+/// already; waking once per record would cost more than everything else together.
+const WAKE_BAND: u64 = 32 * 1024;
+
+/// Counts a record of `bytes` payload bytes as lost.
+#[inline(always)]
+pub fn lost(reason: u32, bytes: u32) {
+    if let Some(slot) = LOSSES.get_ptr_mut(reason) {
+        // SAFETY: a per-CPU slot; the pointer is checked.
+        unsafe {
+            (*slot).records += 1;
+            (*slot).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// Wake the agent only when the ring fills faster than its tick empties it: kernel timestamps
+/// make lateness harmless, and a wakeup costs more than the record.
+#[inline(always)]
+fn wakeup() -> u64 {
+    let mark = WAKE_MARK.load();
+    let filled = RING.query(AVAIL_DATA);
+    if filled.wrapping_sub(mark) < WAKE_BAND { FORCE_WAKEUP } else { NO_WAKEUP }
+}
+
+/// A record without payload.
+#[inline(always)]
+pub fn bare(header: &Header) {
+    if RING.output::<Header>(header, NO_WAKEUP).is_err() {
+        lost(loss::RING_FULL, 0);
+    }
+}
+
+/// A record about a process, stamped now.
+#[inline(always)]
+pub fn process(header: &Header) {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    bare(&Header { enter_ns: now, exit_ns: now, ..*header });
+}
+
+/// A record that announces a connection. False if it did not fit.
+#[repr(C)]
+pub struct OpenRecord {
+    pub header: Header,
+    pub open: Open,
+}
+
+#[inline(always)]
+pub fn open(header: &Header, fill: impl FnOnce(&mut Open)) -> bool {
+    let Some(mut entry) = RING.reserve::<OpenRecord>(0) else {
+        lost(loss::RING_FULL, 0);
+        return false;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: the ring gave us this many bytes; all of them are written before they are read.
+    unsafe {
+        (*record).header = *header;
+        core::ptr::write_bytes(&raw mut (*record).open, 0, 1);
+        fill(&mut (*record).open);
+    }
+    entry.submit(NO_WAKEUP);
+    true
+}
+
+/// Bytes that cannot be read: a positioned gap, counted by `reason`.
+#[inline(always)]
+pub fn gap(header: &mut Header, len: u32, reason: u32) {
+    lost(reason, len);
+    header.len = len;
+    header.cap_len = 0;
+    header.flags &= !flag::MORE;
+    header.flags |= flag::FAULT;
+    bare(header);
+}

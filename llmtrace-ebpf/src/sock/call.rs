@@ -1,0 +1,215 @@
+//! A read or a write from its entry to its return, whatever hook sees it.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use llmtrace_common::{
+    config::{loss, state},
+    record::{Header, end, flag, kind},
+};
+
+use super::common::{self, Call, Way};
+use crate::{
+    emit,
+    emit::copy::{self, Loops},
+    kernel::Access,
+    maps::{SOCKETS, TCP_WRITE_SEQ},
+    memory::{Memory, place},
+    stash::{self, Stash, WAS_BLOCKED, call},
+};
+
+pub const MSG_OOB: u32 = 1;
+pub const MSG_PEEK: u32 = 2;
+pub const MSG_TRUNC: u32 = 0x20;
+pub const MSG_ERRQUEUE: u32 = 0x2000;
+const EAGAIN: i64 = -11;
+const EPIPE: i64 = -32;
+const ECONNRESET: i64 = -104;
+
+/// The process and thread of a call, and how the process is traced.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    pub pid: u32,
+    pub tid: u32,
+    pub how: u32,
+}
+
+/// A write begins: what the end of it will need is remembered. The position is known now; how much
+/// is taken will be known then.
+#[inline(always)]
+pub fn write_begins<A: Access>(sock: u64, inode: u64, who: Caller, memory: Memory, want: u64) {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let call = Call { way: Way::Write, sock, inode, who, now, done: 0, memory };
+    let Some(traced) = common::trace::<A>(&call) else { return };
+    stash::remember(&Stash {
+        tid: who.tid,
+        call: call::WRITE,
+        contended: 0,
+        enter: now,
+        memory,
+        want,
+        sock,
+        pos: traced.pos,
+        generation: traced.generation,
+        flags: u32::from(traced.flags) | if traced.blocked { WAS_BLOCKED } else { 0 },
+        fd: 0,
+        pad: 0,
+    });
+}
+
+/// Whether a hook that runs for each step of a write has run for the same write before: then bytes
+/// asked for less what is left are what the stream has grown by.
+#[inline(always)]
+pub fn is_continued<A: Access>(stash: *const Stash, sock: u64, left: u64) -> bool {
+    // SAFETY: a pointer into the map, from `stash::peek`.
+    let (of, pos, want) = unsafe { ((*stash).sock, (*stash).pos, (*stash).want) };
+    if of != sock {
+        return false;
+    }
+    let tcp = A::tcp(sock);
+    if tcp == 0 {
+        return false;
+    }
+    let Some(now) = A::get::<u32>(tcp, &TCP_WRITE_SEQ) else { return false };
+    u64::from(now.wrapping_sub(pos as u32)) == want.wrapping_sub(left)
+}
+
+/// A write is over. `ret` is what the kernel returned: bytes taken, or an error.
+#[inline(always)]
+pub fn write_ends<L: Loops>(stash: &Stash, ret: i64, who: (u32, u32)) {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if ret <= 0 {
+        if ret == EPIPE || ret == ECONNRESET {
+            common::ended(stash.sock, stash.generation, who, end::WRITE_BROKEN);
+        } else if ret == EAGAIN {
+            refused(stash, now, 0, who);
+        }
+        return;
+    }
+    let mut header = Header {
+        flags: stash.flags as u16,
+        sock: stash.sock,
+        generation: stash.generation,
+        enter_ns: stash.enter,
+        exit_ns: now,
+        pid: who.0,
+        tid: who.1,
+        pos: stash.pos,
+        ..Header::default()
+    };
+    moved::<L>(Way::Write, &mut header, &stash.memory, ret as u32);
+    if (ret as u64) < stash.want {
+        refused(stash, now, ret as u32, who);
+    } else if stash.flags & WAS_BLOCKED != 0
+        && let Some(socket) = SOCKETS.get_ptr_mut(stash.sock)
+    {
+        // SAFETY: a pointer into the map, checked.
+        unsafe { (*socket).state &= !state::BLOCKED };
+    }
+}
+
+/// The send buffer is full. Told once, until a write is taken whole again.
+#[inline(always)]
+fn refused(stash: &Stash, now: u64, taken: u32, who: (u32, u32)) {
+    let Some(socket) = SOCKETS.get_ptr_mut(stash.sock) else { return };
+    // SAFETY: a pointer into the map, checked.
+    unsafe {
+        if taken == 0 && (*socket).state & state::BLOCKED != 0 {
+            return;
+        }
+        (*socket).state |= state::BLOCKED;
+    }
+    emit::bare(&Header {
+        kind: kind::REFUSED,
+        sock: stash.sock,
+        generation: stash.generation,
+        len: taken,
+        enter_ns: stash.enter,
+        exit_ns: now,
+        pid: who.0,
+        tid: who.1,
+        ..Header::default()
+    });
+}
+
+/// A read that is over.
+pub struct ReadEnd {
+    pub sock: u64,
+    pub inode: u64,
+    pub memory: Memory,
+    /// When it began; 0 if nobody saw that.
+    pub enter: u64,
+    /// Bytes that it took, or an error; 0 only for the end of what the peer sent.
+    pub ret: i64,
+    /// `MSG_*` flags.
+    pub flags: u32,
+}
+
+/// A read is over.
+#[inline(always)]
+pub fn read_ends<A: Access, L: Loops>(read: &ReadEnd, who: Caller) {
+    let ReadEnd { sock, inode, ret, enter, .. } = *read;
+    let ids = (who.pid, who.tid);
+    if ret <= 0 {
+        let reason = match ret {
+            0 => end::READ_EOF,
+            ECONNRESET => end::READ_RESET,
+            _ => return,
+        };
+        if let Some(generation) = common::known(sock, inode) {
+            common::ended(sock, generation, ids, reason);
+        }
+        return;
+    }
+    if read.flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    // With MSG_TRUNC the kernel throws the bytes away.
+    let memory = if read.flags & MSG_TRUNC != 0 { Memory::OPAQUE } else { read.memory };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let done = ret as u32;
+    let call = Call { way: Way::Read, sock, inode, who, now, done, memory };
+    let Some(traced) = common::trace::<A>(&call) else { return };
+    let mut header = Header {
+        flags: traced.flags | if enter == 0 { flag::NO_ENTRY } else { 0 },
+        sock,
+        generation: traced.generation,
+        enter_ns: if enter == 0 { now } else { enter },
+        exit_ns: now,
+        pid: who.pid,
+        tid: who.tid,
+        pos: traced.pos,
+        ..Header::default()
+    };
+    if traced.arrived != 0 {
+        let arrived = Header { kind: kind::ARRIVED, enter_ns: traced.arrived, ..header };
+        emit::bare(&arrived);
+    }
+    moved::<L>(Way::Read, &mut header, &memory, done);
+}
+
+/// Bytes moved: copy them, and keep count where the kernel does not.
+#[inline(always)]
+pub fn moved<L: Loops>(way: Way, header: &mut Header, memory: &Memory, len: u32) {
+    header.kind = match way {
+        Way::Read => kind::READ,
+        Way::Write => kind::WRITE,
+    };
+    if header.flags & flag::SEQ32 == 0
+        && let Some(socket) = SOCKETS.get_ptr_mut(header.sock)
+    {
+        // SAFETY: a pointer into the map, checked. Two threads that write to one socket at once
+        // may lose a count; their bytes have no order either.
+        unsafe {
+            match way {
+                Way::Read => (*socket).read += u64::from(len),
+                Way::Write => (*socket).written += u64::from(len),
+            }
+        }
+    }
+    if memory.place == place::OPAQUE {
+        return emit::gap(header, len, loss::OPAQUE);
+    }
+    copy::bytes::<L>(header, memory, len);
+}

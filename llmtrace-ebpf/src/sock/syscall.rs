@@ -1,0 +1,372 @@
+//! System calls: raw tracepoints `sys_enter` and `sys_exit`. They need nothing but tracepoints, and
+//! cost every call of the machine a little; they do not see io_uring.
+//!
+//! A write is looked at on entry, where its position in the stream is known, and copied on exit,
+//! where its length is. A read is looked at and copied on exit.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use llmtrace_common::{limits::MAX_CLOSE_RANGE, record::end};
+
+use super::{
+    args::{self, Io, MsgHdr, arch},
+    call::{self, Caller, ReadEnd},
+    common,
+};
+use crate::{
+    emit::copy::{Helper, Loops, Unrolled},
+    kernel::{self, Probed},
+    maps::SOCKETS,
+    memory::Memory,
+    stash::{self, Stash, call as under_way},
+    target,
+};
+
+/// What a call is to us, by its number.
+mod class {
+    pub const NONE: u8 = 0;
+    pub const READS: u8 = 1;
+    pub const WRITES: u8 = 2;
+    pub const CLOSES: u8 = 3;
+    pub const SPLICES: u8 = 4;
+    pub const SHUTS: u8 = 5;
+}
+
+const CALLS: usize = 512;
+
+/// The test that nearly every call of the machine ends at: one load.
+static CLASS: [u8; CALLS] = {
+    let mut table = [class::NONE; CALLS];
+    let reads = [
+        arch::READ,
+        arch::READV,
+        arch::RECVFROM,
+        arch::RECVMSG,
+        arch::PREADV,
+        arch::PREADV2,
+        arch::RECVMMSG,
+    ];
+    let writes = [
+        arch::WRITE,
+        arch::WRITEV,
+        arch::SENDTO,
+        arch::SENDMSG,
+        arch::SENDFILE,
+        arch::PWRITEV,
+        arch::PWRITEV2,
+        arch::SENDMMSG,
+    ];
+    let closes = [arch::CLOSE, arch::DUP2, arch::DUP3, arch::CLOSE_RANGE];
+    let mut i = 0;
+    while i < reads.len() {
+        table[reads[i] as usize] = class::READS;
+        i += 1;
+    }
+    i = 0;
+    while i < writes.len() {
+        table[writes[i] as usize] = class::WRITES;
+        i += 1;
+    }
+    i = 0;
+    while i < closes.len() {
+        table[closes[i] as usize] = class::CLOSES;
+        i += 1;
+    }
+    table[arch::SPLICE as usize] = class::SPLICES;
+    table[arch::SHUTDOWN as usize] = class::SHUTS;
+    table
+};
+
+#[inline(always)]
+fn class_of(nr: u64) -> u8 {
+    if nr >= CALLS as u64 {
+        return class::NONE;
+    }
+    // SAFETY: inside the table, as just checked. Volatile, or the compiler makes a chain of
+    // comparisons of it.
+    unsafe { core::ptr::read_volatile((&raw const CLASS).cast::<u8>().add(nr as usize)) }
+}
+
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    let nr: u64 = ctx.arg(1);
+    let class = class_of(nr);
+    if class == class::NONE {
+        return 0;
+    }
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    let how = target::of_current(pid);
+    if how == 0 {
+        return 0;
+    }
+    let who = Caller { pid, tid, how };
+    let Some(regs) = args::registers(ctx.arg(0)) else { return 0 };
+    match class {
+        class::CLOSES => closes(nr, &regs, who),
+        class::SHUTS => shuts(&regs, who),
+        class::SPLICES => splices(&regs, who),
+        _ => {
+            let Some(io) = args::io(nr, &regs) else { return 0 };
+            begins(&io, who);
+        }
+    }
+    0
+}
+
+/// The close watch alone, beside back ends that have no hook of their own for unix sockets.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter_close(ctx: RawTracePointContext) -> i32 {
+    let nr: u64 = ctx.arg(1);
+    let class = class_of(nr);
+    if class != class::CLOSES && class != class::SHUTS {
+        return 0;
+    }
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    let how = target::of_current(pid);
+    if how == 0 {
+        return 0;
+    }
+    let who = Caller { pid, tid, how };
+    let Some(regs) = args::registers(ctx.arg(0)) else { return 0 };
+    if class == class::CLOSES {
+        closes(nr, &regs, who);
+    } else {
+        shuts(&regs, who);
+    }
+    0
+}
+
+#[inline(always)]
+fn begins(io: &Io, who: Caller) {
+    if io.call & under_way::WRITE != 0 {
+        let Some(open) = kernel::socket_of(io.fd) else { return };
+        call::write_begins::<Probed>(open.sock, open.inode, who, io.memory, io.want);
+        if io.call & under_way::MESSAGES != 0
+            && let Some(stash) = stash::peek(who.tid)
+        {
+            // SAFETY: a pointer into the map, from `peek`.
+            unsafe { (*stash).call = io.call };
+        }
+        return;
+    }
+    stash::remember(&Stash {
+        tid: who.tid,
+        call: io.call,
+        contended: 0,
+        // SAFETY: a helper without arguments.
+        enter: unsafe { bpf_ktime_get_ns() },
+        memory: io.memory,
+        want: io.want,
+        sock: 0,
+        pos: 0,
+        generation: who.how,
+        flags: io.flags,
+        fd: io.fd,
+        pad: 0,
+    });
+}
+
+/// `splice(fd_in, off_in, fd_out, off_out, len, flags)`: one of the two is a pipe.
+#[inline(always)]
+fn splices(regs: &arch::Regs, who: Caller) {
+    let io = |call, fd| Io { call, fd, memory: Memory::OPAQUE, want: 0, flags: 0 };
+    let out = arch::arg(regs, 2) as u32;
+    if kernel::socket_of(out).is_some() {
+        begins(&io(under_way::WRITE | under_way::OPAQUE, out), who);
+    } else {
+        begins(&io(under_way::READ | under_way::OPAQUE, arch::arg(regs, 0) as u32), who);
+    }
+}
+
+/// Descriptors that this call closes, if they are the last of their socket.
+#[inline(always)]
+fn closes(nr: u64, regs: &arch::Regs, who: Caller) {
+    let ids = (who.pid, who.tid);
+    let first = arch::arg(regs, 0) as u32;
+    match nr {
+        arch::DUP2 | arch::DUP3 => close_one(arch::arg(regs, 1) as u32, ids),
+        arch::CLOSE_RANGE => {
+            let last = arch::arg(regs, 1) as u32;
+            for i in 0..MAX_CLOSE_RANGE {
+                let fd = first.wrapping_add(i);
+                if fd > last {
+                    break;
+                }
+                close_step(fd, who.pid, who.tid);
+            }
+        }
+        _ => close_one(first, ids),
+    }
+}
+
+/// A function of its own: the verifier walks the loop around it.
+#[inline(never)]
+fn close_step(fd: u32, pid: u32, tid: u32) {
+    close_one(fd, (pid, tid));
+}
+
+#[inline(always)]
+fn close_one(fd: u32, ids: (u32, u32)) {
+    if let Some(open) = kernel::socket_of(fd) {
+        common::closed(&open, ids);
+    }
+}
+
+/// `shutdown(fd, how)` of a unix socket; the states of a TCP socket tell their own.
+#[inline(always)]
+fn shuts(regs: &arch::Regs, who: Caller) {
+    const SHUT_RD: u64 = 0;
+    if arch::arg(regs, 1) == SHUT_RD {
+        return;
+    }
+    let Some(open) = kernel::socket_of(arch::arg(regs, 0) as u32) else { return };
+    if let Some(generation) = common::known(open.sock, open.inode)
+        && !common::is_sequenced(open.sock)
+    {
+        common::ended(open.sock, generation, (who.pid, who.tid), end::LOCAL_FIN);
+    }
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    exit::<Helper>(&ctx);
+    0
+}
+
+/// For kernels without `bpf_loop`.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
+    exit::<Unrolled>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn exit<L: Loops>(ctx: &RawTracePointContext) {
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    let stash = match stash::recall(tid) {
+        Some(stash) => stash,
+        None => match read_under_way(ctx, pid, tid) {
+            Some(stash) => stash,
+            None => return,
+        },
+    };
+    let ret: i64 = ctx.arg(1);
+    if stash.call & under_way::MESSAGES != 0 {
+        messages::<L>(&stash, ret, pid, tid);
+    } else if stash.call & under_way::WRITE != 0 {
+        call::write_ends::<L>(&stash, ret, (pid, tid));
+    } else {
+        read_done::<L>(&stash, ret, pid, tid);
+    }
+}
+
+/// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
+/// threads of a blocking server do on idle connections. The registers still hold its arguments.
+#[inline(always)]
+fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<Stash> {
+    let regs: u64 = ctx.arg(0);
+    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
+    if class_of(nr) != class::READS {
+        return None;
+    }
+    let how = target::of_current(pid);
+    if how == 0 {
+        return None;
+    }
+    let regs = args::registers(regs)?;
+    let io = args::io(nr, &regs)?;
+    Some(Stash {
+        tid,
+        call: io.call,
+        contended: 0,
+        // Unknown: the exit time is taken for it.
+        enter: 0,
+        memory: io.memory,
+        want: io.want,
+        sock: 0,
+        pos: 0,
+        generation: how,
+        flags: io.flags,
+        fd: io.fd,
+        pad: 0,
+    })
+}
+
+#[inline(always)]
+fn read_done<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
+    // Nothing was asked for: no end of the stream.
+    if ret == 0 && stash.want == 0 && stash.memory.count <= 1 {
+        return;
+    }
+    let Some(open) = kernel::socket_of(stash.fd) else { return };
+    let read = ReadEnd {
+        sock: open.sock,
+        inode: open.inode,
+        memory: stash.memory,
+        enter: stash.enter,
+        ret,
+        flags: stash.flags,
+    };
+    call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
+}
+
+/// `struct mmsghdr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Message {
+    header: MsgHdr,
+    _control: [u64; 3],
+    len: u32,
+    _pad: u32,
+}
+
+/// recvmmsg and sendmmsg, rare on streams: the first messages are copied; what more there are is
+/// seen as a gap by the positions of TCP, and a unix socket is announced anew.
+#[inline(always)]
+fn messages<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
+    if ret <= 0 {
+        return;
+    }
+    let writes = stash.call & under_way::WRITE != 0;
+    let mut open = None;
+    if !writes {
+        open = kernel::socket_of(stash.fd);
+        if open.is_none() {
+            return;
+        }
+    }
+    let mut one = *stash;
+    for i in 0..L::MESSAGES {
+        if i64::from(i) >= ret {
+            break;
+        }
+        let address = stash.memory.base + u64::from(i) * size_of::<Message>() as u64;
+        // SAFETY: the helper fails on an address that cannot be read.
+        let Ok(message) = (unsafe { bpf_probe_read_user(address as *const Message) }) else { break };
+        one.memory = Memory::user_iovec(message.header.iov, message.header.iov_len as u32);
+        if let Some(open) = open {
+            // The kernel's position is that of the last byte of all: gaps would be invented.
+            let read = ReadEnd {
+                sock: open.sock,
+                inode: open.inode,
+                memory: Memory::OPAQUE,
+                enter: stash.enter,
+                ret: message.len.into(),
+                flags: stash.flags,
+            };
+            call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
+        } else {
+            call::write_ends::<L>(&one, message.len.into(), (pid, tid));
+            one.pos += u64::from(message.len);
+        }
+    }
+    if ret > i64::from(L::MESSAGES) && writes && !common::is_sequenced(stash.sock) {
+        let _ = SOCKETS.remove(stash.sock);
+    }
+}

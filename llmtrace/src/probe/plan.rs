@@ -1,0 +1,393 @@
+//! Which hooks to attach. A pure function of what the kernel has and what the user asked for, so
+//! that it can be tested for kernels that are not here.
+//!
+//! Features decide, never the version: distributions carry features back and leave others out.
+
+use super::features::Features;
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that works.
+    #[default]
+    Auto,
+    Fentry,
+    Kprobe,
+    /// Tracepoints, on sockets if there are any.
+    Tracepoint,
+    /// Tracepoints on system calls.
+    Syscall,
+}
+
+/// A set of hooks that together see every read and write of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hooks {
+    /// Trampolines on the socket functions.
+    Fentry,
+    /// Kprobes on the socket functions.
+    Kprobe,
+    /// Tracepoints on sockets.
+    Sockets,
+    /// Tracepoints on system calls.
+    Syscalls,
+}
+
+impl Hooks {
+    /// The best first: what sees most at the least cost.
+    pub const ALL: [Self; 4] = [Self::Fentry, Self::Sockets, Self::Kprobe, Self::Syscalls];
+
+    /// As `--backend` and the `backend` label have it.
+    pub fn backend(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Sockets | Self::Syscalls => "tracepoint",
+        }
+    }
+
+    /// What is hooked, as the `hooks` label has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fentry | Self::Kprobe => "functions",
+            Self::Sockets => "sockets",
+            Self::Syscalls => "syscalls",
+        }
+    }
+
+    /// What these hooks do not see, or see at a cost that others do not have.
+    pub fn limits(self) -> &'static str {
+        match self {
+            Self::Fentry => "none known",
+            Self::Kprobe => "a write that blocks may go unseen when many do at once",
+            Self::Sockets => "what io_uring reads is counted but not seen",
+            Self::Syscalls => {
+                "io_uring is not seen, and every system call of the machine costs a little more"
+            }
+        }
+    }
+
+    fn asked_for(self, choice: Choice) -> bool {
+        match choice {
+            Choice::Auto => true,
+            Choice::Fentry => self == Self::Fentry,
+            Choice::Kprobe => self == Self::Kprobe,
+            Choice::Tracepoint => matches!(self, Self::Sockets | Self::Syscalls),
+            Choice::Syscall => self == Self::Syscalls,
+        }
+    }
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    RawTracepoint(&'static str),
+    BtfTracepoint(&'static str),
+    Fentry(&'static str),
+    Fexit(&'static str),
+    Kprobe(&'static str),
+    Kretprobe(&'static str),
+}
+
+impl Hook {
+    /// The tracepoint's or the function's name.
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::RawTracepoint(at)
+            | Self::BtfTracepoint(at)
+            | Self::Fentry(at)
+            | Self::Fexit(at)
+            | Self::Kprobe(at)
+            | Self::Kretprobe(at) => at,
+        }
+    }
+}
+
+/// A program and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    pub program: &'static str,
+    pub hook: Hook,
+    /// Capture is worth nothing without it.
+    pub needed: bool,
+}
+
+const fn needed(program: &'static str, hook: Hook) -> Attachment {
+    Attachment { program, hook, needed: true }
+}
+
+const fn wanted(program: &'static str, hook: Hook) -> Attachment {
+    Attachment { program, hook, needed: false }
+}
+
+/// A way to capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub hooks: Hooks,
+    /// In this order: returns before entries, so that no call is half seen.
+    pub attachments: Vec<Attachment>,
+    /// Attached when the first unix socket turns up: it makes every system call dearer.
+    pub on_unix: Option<Attachment>,
+}
+
+/// A set of hooks that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub hooks: Hooks,
+    pub reason: String,
+}
+
+/// What has to be attached whatever the hooks are.
+pub fn lifecycle(features: &Features) -> Vec<Attachment> {
+    use Hook::{BtfTracepoint, RawTracepoint};
+    let mut list = vec![
+        needed("sched_process_fork", RawTracepoint("sched_process_fork")),
+        needed("sched_process_exec", RawTracepoint("sched_process_exec")),
+        needed("sched_process_exit", RawTracepoint("sched_process_exit")),
+        needed("inet_sock_set_state", RawTracepoint("inet_sock_set_state")),
+    ];
+    for reset in ["tcp_receive_reset", "tcp_send_reset"] {
+        if features.has_tracepoint(reset) {
+            list.push(wanted(reset, RawTracepoint(reset)));
+        }
+    }
+    if features.has_tracepoint("sk_data_ready") {
+        list.push(wanted("sk_data_ready", BtfTracepoint("sk_data_ready")));
+    } else if features.kprobes {
+        list.push(wanted("sock_def_readable", Hook::Kprobe("sock_def_readable")));
+    }
+    list
+}
+
+/// The ways to capture that this kernel might allow, the best first, and those that it cannot.
+pub fn plan(features: &Features, choice: Choice) -> (Vec<Plan>, Vec<Refusal>) {
+    let (mut plans, mut refused) = (Vec::new(), Vec::new());
+    for hooks in Hooks::ALL.into_iter().filter(|hooks| hooks.asked_for(choice)) {
+        let planned = match hooks {
+            Hooks::Fentry => fentry(features),
+            Hooks::Kprobe => kprobe(features),
+            Hooks::Sockets => sockets(features),
+            Hooks::Syscalls => syscalls(features),
+        };
+        match planned {
+            Ok(plan) => plans.push(plan),
+            Err(reason) => refused.push(Refusal { hooks, reason }),
+        }
+    }
+    (plans, refused)
+}
+
+/// The variant of a program for kernels with or without `bpf_loop`.
+fn variant(features: &Features, looped: &'static str, unrolled: &'static str) -> &'static str {
+    if features.bpf_loop { looped } else { unrolled }
+}
+
+fn functions(features: &Features, names: &[&str]) -> Result<(), String> {
+    match names.iter().find(|name| !features.has_function(name)) {
+        Some(name) => Err(format!("this kernel has no function {name}")),
+        None => Ok(()),
+    }
+}
+
+fn tracepoints(features: &Features, names: &[&str]) -> Result<(), String> {
+    match names.iter().find(|name| !features.has_tracepoint(name)) {
+        Some(name) => Err(format!("this kernel has no tracepoint {name}")),
+        None => Ok(()),
+    }
+}
+
+fn fentry(features: &Features) -> Result<Plan, String> {
+    use Hook::{Fentry, Fexit};
+    functions(features, &["tcp_sendmsg", "tcp_recvmsg"])?;
+    let v = |looped, unrolled| variant(features, looped, unrolled);
+    let mut attachments = vec![
+        needed(v("fexit_tcp_sendmsg", "fexit_tcp_sendmsg_unrolled"), Fexit("tcp_sendmsg")),
+        needed(v("fexit_tcp_recvmsg", "fexit_tcp_recvmsg_unrolled"), Fexit("tcp_recvmsg")),
+        needed("fentry_tcp_sendmsg", Fentry("tcp_sendmsg")),
+        needed("fentry_tcp_recvmsg", Fentry("tcp_recvmsg")),
+    ];
+    // Unix sockets may be a module, which vmlinux's BTF does not name.
+    if functions(features, &["unix_stream_sendmsg", "unix_stream_recvmsg", "unix_release"]).is_ok()
+    {
+        attachments.extend([
+            wanted(
+                v("fexit_unix_stream_sendmsg", "fexit_unix_stream_sendmsg_unrolled"),
+                Fexit("unix_stream_sendmsg"),
+            ),
+            wanted(
+                v("fexit_unix_stream_recvmsg", "fexit_unix_stream_recvmsg_unrolled"),
+                Fexit("unix_stream_recvmsg"),
+            ),
+            wanted("fentry_unix_stream_sendmsg", Fentry("unix_stream_sendmsg")),
+            wanted("fentry_unix_stream_recvmsg", Fentry("unix_stream_recvmsg")),
+            wanted("fentry_unix_release", Fentry("unix_release")),
+        ]);
+    }
+    Ok(Plan { hooks: Hooks::Fentry, attachments, on_unix: None })
+}
+
+fn kprobe(features: &Features) -> Result<Plan, String> {
+    use Hook::{Kprobe, Kretprobe};
+    if !features.kprobes {
+        return Err("this kernel has no kprobes".into());
+    }
+    functions(features, &["tcp_sendmsg", "tcp_recvmsg"])?;
+    let v = |looped, unrolled| variant(features, looped, unrolled);
+    let mut attachments = vec![
+        needed(
+            v("kretprobe_tcp_sendmsg", "kretprobe_tcp_sendmsg_unrolled"),
+            Kretprobe("tcp_sendmsg"),
+        ),
+        needed(
+            v("kretprobe_tcp_recvmsg", "kretprobe_tcp_recvmsg_unrolled"),
+            Kretprobe("tcp_recvmsg"),
+        ),
+        wanted(
+            v("kprobe_tcp_cleanup_rbuf", "kprobe_tcp_cleanup_rbuf_unrolled"),
+            Kprobe("tcp_cleanup_rbuf"),
+        ),
+        needed("kprobe_tcp_sendmsg", Kprobe("tcp_sendmsg")),
+        needed("kprobe_tcp_recvmsg", Kprobe("tcp_recvmsg")),
+    ];
+    attachments.extend([
+        wanted(
+            v("kretprobe_unix_stream_sendmsg", "kretprobe_unix_stream_sendmsg_unrolled"),
+            Kretprobe("unix_stream_sendmsg"),
+        ),
+        wanted(
+            v("kretprobe_unix_stream_recvmsg", "kretprobe_unix_stream_recvmsg_unrolled"),
+            Kretprobe("unix_stream_recvmsg"),
+        ),
+        wanted("kprobe_unix_stream_sendmsg", Kprobe("unix_stream_sendmsg")),
+        wanted("kprobe_unix_stream_recvmsg", Kprobe("unix_stream_recvmsg")),
+        wanted("kprobe_unix_release", Kprobe("unix_release")),
+    ]);
+    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None })
+}
+
+fn sockets(features: &Features) -> Result<Plan, String> {
+    use Hook::BtfTracepoint;
+    const HOOKS: [&str; 3] = ["sock_send_length", "sock_recv_length", "tcp_sendmsg_locked"];
+    tracepoints(features, &HOOKS)?;
+    if !features.bpf_loop || !features.task_regs {
+        return Err("this kernel has no bpf_loop or bpf_task_pt_regs".into());
+    }
+    Ok(Plan {
+        hooks: Hooks::Sockets,
+        attachments: HOOKS.iter().map(|at| needed(at, BtfTracepoint(at))).collect(),
+        on_unix: Some(wanted("sys_enter_close", Hook::RawTracepoint("sys_enter"))),
+    })
+}
+
+fn syscalls(features: &Features) -> Result<Plan, String> {
+    use Hook::RawTracepoint;
+    tracepoints(features, &["sys_enter", "sys_exit"])?;
+    let exit = variant(features, "sys_exit", "sys_exit_unrolled");
+    Ok(Plan {
+        hooks: Hooks::Syscalls,
+        attachments: vec![
+            needed(exit, RawTracepoint("sys_exit")),
+            needed("sys_enter", RawTracepoint("sys_enter")),
+        ],
+        on_unix: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::features::{FUNCTIONS, TRACEPOINTS};
+
+    /// A kernel as distributions build it.
+    fn full() -> Features {
+        Features {
+            functions: FUNCTIONS.to_vec(),
+            tracepoints: TRACEPOINTS.to_vec(),
+            kprobes: true,
+            bpf_loop: true,
+            task_regs: true,
+        }
+    }
+
+    fn without_tracepoints(mut features: Features, names: &[&str]) -> Features {
+        features.tracepoints.retain(|t| !names.contains(t));
+        features
+    }
+
+    /// 5.10: no `bpf_loop`, none of the newer tracepoints.
+    fn old() -> Features {
+        let newer = ["tcp_sendmsg_locked", "sock_send_length", "sock_recv_length", "sk_data_ready"];
+        without_tracepoints(Features { bpf_loop: false, task_regs: false, ..full() }, &newer)
+    }
+
+    fn order(features: &Features, choice: Choice) -> Vec<Hooks> {
+        plan(features, choice).0.iter().map(|plan| plan.hooks).collect()
+    }
+
+    #[test]
+    fn the_best_comes_first() {
+        assert_eq!(order(&full(), Choice::Auto), Hooks::ALL);
+        assert!(plan(&full(), Choice::Auto).1.is_empty());
+    }
+
+    #[test]
+    fn a_kernel_without_kprobes_says_so() {
+        let features = Features { kprobes: false, ..full() };
+        let (plans, refused) = plan(&features, Choice::Auto);
+        assert_eq!(plans.len(), 3);
+        assert_eq!(refused.len(), 1);
+        assert_eq!(refused[0].hooks, Hooks::Kprobe);
+        assert!(refused[0].reason.contains("kprobes"), "{}", refused[0].reason);
+        assert!(order(&features, Choice::Kprobe).is_empty());
+    }
+
+    #[test]
+    fn an_old_kernel_gets_programs_without_bpf_loop() {
+        let (plans, refused) = plan(&old(), Choice::Auto);
+        let hooks: Vec<_> = plans.iter().map(|p| p.hooks).collect();
+        assert_eq!(hooks, [Hooks::Fentry, Hooks::Kprobe, Hooks::Syscalls]);
+        assert_eq!(refused[0].hooks, Hooks::Sockets);
+        for attachment in plans.iter().flat_map(|p| &p.attachments) {
+            let copies = matches!(attachment.hook, Hook::Fexit(_) | Hook::Kretprobe(_))
+                || attachment.hook == Hook::RawTracepoint("sys_exit")
+                || attachment.hook.place() == "tcp_cleanup_rbuf";
+            assert_eq!(attachment.program.ends_with("_unrolled"), copies, "{attachment:?}");
+        }
+    }
+
+    #[test]
+    fn tracepoints_on_sockets_need_all_three() {
+        for missing in ["tcp_sendmsg_locked", "sock_send_length", "sock_recv_length"] {
+            let features = without_tracepoints(full(), &[missing]);
+            assert_eq!(order(&features, Choice::Tracepoint), [Hooks::Syscalls]);
+        }
+        let plans = plan(&full(), Choice::Tracepoint).0;
+        assert_eq!(plans[0].hooks, Hooks::Sockets);
+        assert!(plans[0].on_unix.is_some());
+        assert_eq!(order(&full(), Choice::Syscall), [Hooks::Syscalls]);
+    }
+
+    #[test]
+    fn returns_are_attached_before_entries() {
+        for plan in plan(&full(), Choice::Auto).0.iter().chain(&plan(&old(), Choice::Auto).0) {
+            for (i, entry) in plan.attachments.iter().enumerate() {
+                let (Hook::Fentry(at) | Hook::Kprobe(at)) = entry.hook else { continue };
+                let is_return = |a: &Attachment| {
+                    matches!(a.hook, Hook::Fexit(f) | Hook::Kretprobe(f) if f == at)
+                };
+                let after = plan.attachments[i..].iter().any(is_return);
+                assert!(!after, "{at} of {:?}", plan.hooks);
+            }
+        }
+    }
+
+    #[test]
+    fn arrival_falls_back_to_a_kprobe() {
+        let has = |features: &Features, program| {
+            lifecycle(features).iter().any(|a| a.program == program)
+        };
+        assert!(has(&full(), "sk_data_ready"));
+        assert!(has(&old(), "sock_def_readable"));
+        let neither = Features { kprobes: false, ..old() };
+        assert!(!has(&neither, "sk_data_ready") && !has(&neither, "sock_def_readable"));
+    }
+}
