@@ -11,7 +11,7 @@ use llmtrace_common::{
 
 use crate::{
     emit, kernel,
-    maps::{PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
+    maps::{LISTENING, PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
     sock::common,
 };
 
@@ -78,11 +78,14 @@ fn report(sock: u64, reason: u32) {
 /// `listen` runs in the process that listens.
 #[inline(always)]
 fn listening(sock: u64) {
-    if WATCH_PROCESSES.load() == 0 {
-        return;
-    }
     let port: u16 = kernel::field(sock, &SOCK_NUM).unwrap_or(0);
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if WATCH_PROCESSES.load() == 0 {
+        if crate::target::of_current(pid) != 0 {
+            arrivals_at(port);
+        }
+        return;
+    }
     // Here and not in the agent: the first request may come before the agent reads the record.
     let how = if TRACE_LISTENERS.load() != 0 {
         target::ALL
@@ -92,7 +95,19 @@ fn listening(sock: u64) {
         0
     };
     if how != 0 && TARGETS.get_ptr(pid).is_none() {
-        let _ = TARGETS.insert(pid, how, 0);
+        crate::target::add(pid, how);
+    }
+    if crate::target::of_current(pid) != 0 {
+        arrivals_at(port);
     }
     emit::process(&Header { kind: kind::LISTEN, pid, len: u32::from(port), ..Header::default() });
+}
+
+/// From now on it is noted when bytes come for a socket of this port.
+#[inline(always)]
+fn arrivals_at(port: u16) {
+    if let Some(listens) = LISTENING.get_ptr_mut(port.into()) {
+        // SAFETY: a pointer into the map, checked.
+        unsafe { *listens = 1 };
+    }
 }

@@ -15,6 +15,9 @@ use llmtrace_common::{
 
 use crate::stash::Stash;
 
+/// The agent writes single bytes through a mapping of its own.
+const BPF_F_MMAPABLE: u32 = 1024;
+
 /// Records on their way to the agent, which sets its size at load.
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
@@ -26,6 +29,11 @@ pub static LOSSES: PerCpuArray<Loss> = PerCpuArray::with_max_entries(loss::COUNT
 /// Processes to trace (`config::target` says how), by process id.
 #[map]
 pub static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// The same by one byte for each process id there can be (the agent sets how many): what every
+/// socket call of the machine is asked costs a load and no hash.
+#[map]
+pub static FILTER: Array<[u8; 8]> = Array::with_max_entries(4096, BPF_F_MMAPABLE);
 
 /// cgroups to trace; the first `CGROUP_COUNT` slots are in use.
 #[map]

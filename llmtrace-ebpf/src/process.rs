@@ -26,7 +26,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     if how & llmtrace_common::config::target::NEVER != 0 {
         return 0;
     }
-    let _ = TARGETS.insert(child, how, 0);
+    target::add(child, how);
     emit::process(&Header { kind: kind::FORK, pid: child, len: parent, ..Header::default() });
     0
 }
@@ -53,7 +53,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     if target::of_current(pid) == 0 {
         return 0;
     }
-    let _ = TARGETS.remove(pid);
+    target::remove(pid);
     emit::process(&Header { kind: kind::EXIT, pid, ..Header::default() });
     0
 }

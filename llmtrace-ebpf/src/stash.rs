@@ -1,5 +1,7 @@
 //! What a thread has under way between the entry of a call and its return.
 
+use core::mem::MaybeUninit;
+
 use llmtrace_common::{config::loss, limits::STASH_SLOTS};
 
 use crate::{
@@ -52,6 +54,20 @@ fn slot_of(tid: u32) -> u32 {
     tid & (STASH_SLOTS - 1)
 }
 
+/// Copies word by word: the compiler would call a `memmove` of its own, byte by byte, which costs
+/// more than everything else in here.
+///
+/// # Safety
+/// Both are valid for their type, which is made of whole words.
+#[inline(always)]
+pub unsafe fn copy<T>(to: *mut T, from: *const T) {
+    let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
+    for i in 0..size_of::<T>() / 8 {
+        // SAFETY: inside both. Volatile, or the loop becomes the call that it stands for.
+        unsafe { to.add(i).write_volatile(from.add(i).read()) };
+    }
+}
+
 /// Remembers what the current thread begins.
 #[inline(always)]
 pub fn remember(stash: &Stash) {
@@ -67,7 +83,7 @@ pub fn remember(stash: &Stash) {
             return;
         }
         let contended = (*slot).contended;
-        *slot = *stash;
+        copy(slot, stash);
         (*slot).contended = contended;
     }
 }
@@ -95,9 +111,10 @@ pub fn recall(tid: u32) -> Option<Stash> {
     // SAFETY: a pointer into the map, checked.
     unsafe {
         if (*slot).tid == tid && (*slot).call != 0 {
-            let stash = *slot;
+            let mut stash = MaybeUninit::uninit();
+            copy(stash.as_mut_ptr(), slot);
             (*slot).call = 0;
-            return Some(stash);
+            return Some(stash.assume_init());
         }
         if (*slot).contended != 0
             && let Some(stash) = STASH_OVERFLOW.get(tid)

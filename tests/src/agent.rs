@@ -124,6 +124,20 @@ impl Options {
     /// Starts the agent and waits until it captures.
     #[track_caller]
     pub fn start(self) -> Agent {
+        match self.launch() {
+            Ok(agent) => agent,
+            Err(printed) => panic!("{printed}"),
+        }
+    }
+
+    /// Starts the agent; None if it leaves before it captures.
+    #[track_caller]
+    pub fn try_start(self) -> Option<Agent> {
+        self.launch().ok()
+    }
+
+    #[track_caller]
+    fn launch(self) -> Result<Agent, String> {
         require_bpf();
         let dir = TempDir::new();
         let port = free_port();
@@ -138,13 +152,18 @@ impl Options {
             .envs(self.env);
         let mut process = Process::spawn(&mut command);
         let begin = clock::now();
-        wait_for("the agent's ready line", START_LIMIT, || {
+        let left = wait_for("the agent's ready line", START_LIMIT, || {
             if let Some(status) = process.try_wait() {
-                panic!("the agent left with {status}; it printed:\n{}", process.finish_output());
+                return Some(Some(status));
             }
-            process.output().find(|line| line.starts_with("ready "))
+            process.output().find(|line| line.starts_with("ready ")).map(|_| None)
         });
-        Agent { process, port, dir, start_time: Duration::from_nanos(clock::now() - begin) }
+        if let Some(status) = left {
+            let printed = process.finish_output();
+            return Err(format!("the agent left with {status}; it printed:\n{printed}"));
+        }
+        let start_time = Duration::from_nanos(clock::now() - begin);
+        Ok(Agent { process, port, dir, start_time })
     }
 }
 

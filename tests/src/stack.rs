@@ -143,6 +143,15 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// Measures what its own calls cost.
+    #[track_caller]
+    pub fn cost() -> Self {
+        let port = free_port();
+        let mut command = rust("cost");
+        command.arg("--port").arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// The ASGI application on uvicorn, with `loop` and `http` as its command line has them.
     #[track_caller]
     pub fn uvicorn(event_loop: &str, http: &str) -> Self {

@@ -19,6 +19,7 @@ use super::{lost, wakeup};
 use crate::{
     maps::{MAX_COPY, RING, SCRATCH, Scratch},
     memory::{Memory, place},
+    stash::copy as words,
 };
 
 const HEADER: usize = size_of::<Header>();
@@ -170,9 +171,9 @@ fn fill_class<const SIZE: usize>(header: &mut Header, src: u64, want: u32, max: 
             header.flags |= flag::FAULT;
             lost(loss::FAULT, want);
         }
-        base.cast::<Header>().write(*header);
+        words(base.cast::<Header>(), header);
     }
-    entry.submit(wakeup());
+    entry.submit(wakeup(header));
 }
 
 /// A global function: the verifier looks at it once, not once for each way to get here, which
@@ -392,11 +393,10 @@ fn flush(state: &mut Gather, scratch: *mut Scratch) {
     state.header.cap_len = filled;
     // SAFETY: the scratch slot is this CPU's and holds a header and more than GATHER bytes.
     unsafe {
-        (*scratch).header = state.header;
+        words(&raw mut (*scratch).header, &raw const state.header);
         let size = HEADER as u64 + u64::from(filled);
-        if bpf_ringbuf_output((&raw const RING).cast_mut().cast(), scratch.cast(), size, wakeup())
-            != 0
-        {
+        let ring = (&raw const RING).cast_mut().cast();
+        if bpf_ringbuf_output(ring, scratch.cast(), size, wakeup(&state.header)) != 0 {
             lost(loss::RING_FULL, filled);
         }
     }

@@ -89,7 +89,11 @@ fn sent(ctx: &BtfTracePointContext) -> Option<()> {
         return None;
     }
     let who = Caller { pid, tid, how };
-    // A unix socket, or a TCP write under way when the agent came, or one refused at once.
+    // A unix socket, or a TCP write that was refused at once. One that moved bytes was seen at its
+    // entry, or was under way when the agent came: then its position tells of it.
+    if ret > 0 && Typed::get::<u16>(sock, &SOCK_FAMILY)? != family::UNIX {
+        return None;
+    }
     let inode = Typed::inode(sock)?;
     unseen_write(sock, inode, ret.into(), who)
 }

@@ -14,6 +14,7 @@ use super::{
     ProbeError,
     attach::{self, KernelTypes, chain},
     features::{self, Features},
+    filter::{self, Filter},
     object, offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
     ring::Ring,
@@ -84,6 +85,7 @@ pub struct Chosen {
 /// Kernel programs and their maps.
 pub struct Capture {
     targets: HashMap<MapData, u32, u32>,
+    filter: Filter,
     ports: HashMap<MapData, u32, u8>,
     listening: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, SocketValue>,
@@ -110,6 +112,7 @@ impl Capture {
         let cgroup_count = cgroups.len().min(MAX_CGROUPS) as u32;
         let wake_mark = u64::from(config.ring_bytes / 4);
         let max_copy = config.max_copy.clamp(2 * PIECE as u32, MAX_COPY);
+        let pid_limit = filter::pid_limit();
         let mut loader = EbpfLoader::new();
         loader
             .override_global("TRACE_ALL", &all, true)
@@ -120,12 +123,14 @@ impl Capture {
             .override_global("MAX_COPY", &max_copy, true)
             // Not every field is read by every set of programs: absent ones are no error.
             .override_global("FILE_COUNT_ONE", &offsets.file_count_one, false)
+            .map_max_entries("FILTER", pid_limit.div_ceil(8))
             .map_max_entries("RING", config.ring_bytes);
         for (name, offset) in &offsets.fields {
             loader.override_global(name, offset, false);
         }
         let mut ebpf = loader.load(object::bytes()).map_err(|e| ProbeError::Load(chain(&e)))?;
         let ring = ring(&ebpf, config.ring_bytes)?;
+        let filter = filter(&ebpf, pid_limit)?;
         if !cgroups.is_empty() {
             // Borrowed and not taken, as below: programs that are not loaded yet name it.
             let map = ebpf.map_mut("CGROUPS").ok_or_else(|| absent("CGROUPS"))?;
@@ -137,6 +142,7 @@ impl Capture {
         }
         let capture = Self {
             targets: typed(&mut ebpf, "TARGETS")?,
+            filter,
             ports: typed(&mut ebpf, "PORTS")?,
             listening: typed(&mut ebpf, "LISTENING")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
@@ -188,11 +194,13 @@ impl Capture {
             return Ok(false);
         }
         self.targets.insert(pid, how, 0).map_err(|e| map_error("TARGETS", &e))?;
+        self.filter.set(pid, how);
         Ok(true)
     }
 
     /// Stops tracing a process. One that is no target is no error.
     pub fn remove_target(&mut self, pid: u32) {
+        self.filter.set(pid, 0);
         let _ = self.targets.remove(&pid);
     }
 
@@ -263,6 +271,15 @@ fn ring(ebpf: &Ebpf, size: u32) -> Result<Ring, ProbeError> {
     let Some(aya::maps::Map::RingBuf(map)) = ebpf.map("RING") else { return Err(absent("RING")) };
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(ProbeError::Ring)?;
     Ring::new(fd, size).map_err(ProbeError::Ring)
+}
+
+fn filter(ebpf: &Ebpf, pid_limit: u32) -> Result<Filter, ProbeError> {
+    use std::os::fd::AsFd;
+    let Some(aya::maps::Map::Array(map)) = ebpf.map("FILTER") else {
+        return Err(absent("FILTER"));
+    };
+    let len = pid_limit.div_ceil(8) as usize * 8;
+    Filter::new(map.fd().as_fd(), len).map_err(|e| map_error("FILTER", &e))
 }
 
 fn absent(map: &'static str) -> ProbeError {

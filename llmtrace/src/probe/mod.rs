@@ -9,6 +9,7 @@ pub mod capture;
 pub mod clock;
 pub mod error;
 pub mod features;
+mod filter;
 pub mod object;
 pub mod offsets;
 pub mod plan;

@@ -4,6 +4,7 @@
 pub mod accuracy;
 pub mod drive;
 pub mod flood;
+pub mod hooks;
 pub mod memory;
 pub mod paced;
 pub mod pairs;

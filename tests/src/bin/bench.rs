@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use llmtrace_tests::agent::require_bpf;
 use llmtrace_tests::bench::report::{self, Table};
-use llmtrace_tests::bench::{Effort, accuracy, flood, memory, paced};
+use llmtrace_tests::bench::{Effort, accuracy, flood, hooks, memory, paced};
 use llmtrace_tests::paths;
 
 /// Sections, in the order of the report.
@@ -19,6 +19,8 @@ enum Section {
     D,
     /// Memory
     E,
+    /// Cost of a hook, per back end
+    F,
 }
 
 /// Measures what the agent costs and how right it is; writes bench.md and bench.json.
@@ -69,6 +71,7 @@ fn main() -> anyhow::Result<()> {
             Section::B => add(paced::paced(effort)),
             Section::D => add(accuracy::accuracy(effort)),
             Section::E => add(memory::memory(effort)),
+            Section::F => add(hooks::hooks(effort)),
         }
     }
     let dir = cli.out.unwrap_or_else(|| paths::root().join("target"));

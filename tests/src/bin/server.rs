@@ -1,5 +1,5 @@
 //! The test servers: `server app` does as each request asks, `server flood` writes all it can,
-//! `server parrot` answers with what it was sent.
+//! `server parrot` answers with what it was sent, `server cost` measures its own calls.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
@@ -12,7 +12,7 @@ use llmtrace_tests::net::Stream;
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
-use llmtrace_tests::servers::{app, flood, parrot};
+use llmtrace_tests::servers::{app, cost, flood, parrot};
 
 #[derive(Parser)]
 struct Cli {
@@ -37,6 +37,11 @@ enum Mode {
     },
     /// Answers with the request's body as the raw bytes of a response, and closes.
     Parrot {
+        #[arg(long)]
+        port: u16,
+    },
+    /// Measures what its own calls cost.
+    Cost {
         #[arg(long)]
         port: u16,
     },
@@ -73,6 +78,10 @@ fn main() -> anyhow::Result<()> {
         Mode::Parrot { port } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             parrot::serve(&listener)?;
+        }
+        Mode::Cost { port } => {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
+            cost::serve(&listener)?;
         }
         Mode::Flood { port } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;

@@ -1,6 +1,7 @@
 //! Our own servers, run by the `server` binary as processes of their own.
 
 pub mod app;
+pub mod cost;
 pub mod events;
 pub mod flood;
 pub mod http;
