@@ -1,0 +1,228 @@
+//! Outside: the reports of all machines against what is expected, and against each other.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::expect::{self, Start};
+use super::report::{Backend, Exchange, Line, Said};
+use super::scenarios::SCENARIOS;
+
+/// So much of a console says why a machine did not get to its end.
+const CONSOLE_LINES: usize = 40;
+
+/// One machine's report.
+#[derive(Debug)]
+pub struct Report {
+    /// The kernel as the matrix names it.
+    pub kernel: String,
+    pub lines: Vec<Line>,
+    /// What is wrong with the report itself.
+    pub broken: String,
+}
+
+impl Report {
+    /// Reads `KERNEL.jsonl`; `KERNEL.log` is the console.
+    pub fn read(dir: &Path, kernel: &str) -> Self {
+        let text = fs::read_to_string(dir.join(format!("{kernel}.jsonl"))).unwrap_or_default();
+        let console = fs::read_to_string(dir.join(format!("{kernel}.log"))).unwrap_or_default();
+        let mut lines = Vec::new();
+        let mut broken = String::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(line) => lines.push(line),
+                Err(error) => broken += &format!("report: {error}: {line}\n"),
+            }
+        }
+        if !matches!(lines.last(), Some(Line::Ended { .. })) {
+            broken += "the machine did not get to the end of its tests; its console:\n";
+            let console: Vec<_> = console.lines().collect();
+            for line in &console[console.len().saturating_sub(CONSOLE_LINES)..] {
+                broken += &format!("  {}\n", line.trim_end());
+            }
+        }
+        Self { kernel: kernel.to_owned(), lines, broken }
+    }
+
+    fn release(&self) -> Option<(&str, f64)> {
+        self.lines.iter().find_map(|line| match line {
+            Line::Booted { release, seconds } => Some((release.as_str(), *seconds)),
+            _ => None,
+        })
+    }
+
+    fn seconds(&self) -> Option<f64> {
+        self.lines.iter().find_map(|line| match line {
+            Line::Ended { seconds } => Some(*seconds),
+            _ => None,
+        })
+    }
+}
+
+/// The result: a table, what failed, and the counts.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub table: Vec<[String; 7]>,
+    pub failures: String,
+    pub passed: usize,
+    pub failed: usize,
+}
+
+const HEAD: [&str; 7] =
+    ["kernel", "release", "boot", "--backend", "start", "passed", "the agent said"];
+
+impl Verdict {
+    fn check(&mut self, what: &str, wrong: &str) -> bool {
+        if wrong.is_empty() {
+            self.passed += 1;
+            return true;
+        }
+        self.failed += 1;
+        let _ = writeln!(self.failures, "{what}:");
+        for line in wrong.lines() {
+            let _ = writeln!(self.failures, "  {line}");
+        }
+        false
+    }
+
+    /// The table, for a terminal.
+    pub fn text(&self) -> String {
+        let rows: Vec<[&str; 7]> = std::iter::once(HEAD)
+            .chain(self.table.iter().map(|row| row.each_ref().map(String::as_str)))
+            .collect();
+        let width = |column: usize| {
+            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+        };
+        let widths: [usize; 6] = std::array::from_fn(width);
+        let mut text = String::new();
+        for row in rows {
+            for (cell, width) in row.iter().zip(widths) {
+                let _ = write!(text, "{cell:width$}  ");
+            }
+            let _ = writeln!(text, "{}", row[6]);
+        }
+        text
+    }
+}
+
+/// Judges what `backends` did on all kernels.
+pub fn judge(reports: &[Report], backends: &[Backend]) -> Verdict {
+    let mut verdict = Verdict::default();
+    // What the first run of a scenario found: all others have to find the same.
+    let mut first: BTreeMap<String, (String, Vec<Exchange>)> = BTreeMap::new();
+    for report in reports {
+        let kernel = &report.kernel;
+        verdict.check(&format!("{kernel}: the machine"), &report.broken);
+        for &backend in backends {
+            of_backend(report, backend, &mut first, &mut verdict);
+        }
+        let mut row = row(report, "(none)");
+        let (mut passed, mut all) = (0, 0);
+        for line in &report.lines {
+            if let Line::Check { name, said, wrong } = line {
+                let right = verdict.check(&format!("{kernel}: {name}"), wrong);
+                passed += usize::from(right);
+                all += 1;
+                row[6] = format!("without BTF: {}", one_line(said));
+            }
+        }
+        row[5] = format!("{passed}/{all}");
+        verdict.table.push(row);
+    }
+    verdict
+}
+
+fn row(report: &Report, backend: &str) -> [String; 7] {
+    let (release, boot) = report.release().unwrap_or(("did not start", f64::NAN));
+    let boot = format!("{boot:.1} s of {:.0}", report.seconds().unwrap_or(f64::NAN));
+    let mut row: [String; 7] = Default::default();
+    row[..4].clone_from_slice(&[report.kernel.clone(), release.into(), boot, backend.into()]);
+    row
+}
+
+fn of_backend(
+    report: &Report,
+    backend: Backend,
+    first: &mut BTreeMap<String, (String, Vec<Exchange>)>,
+    verdict: &mut Verdict,
+) {
+    let who = format!("{} {}", report.kernel, backend.name());
+    let mut row = row(report, backend.name());
+    let start = report.lines.iter().find_map(|line| match line {
+        Line::Agent { backend: b, said, seconds } if *b == backend => Some((said, *seconds)),
+        _ => None,
+    });
+    let Some(expected) = expect::start(&report.kernel, backend) else {
+        verdict.check(&who, "tests/src/vm/expect.rs says nothing of it");
+        return;
+    };
+    let (mut passed, mut all) = (0, 1);
+    let mut chosen = "";
+    if let Some((said, seconds)) = start {
+        row[4] = format!("{seconds:.1} s");
+        row[6] = match said {
+            Said::Ready(line) => line.clone(),
+            Said::Left { code: Some(code), printed } => {
+                format!("exit {code}: {}", one_line(printed))
+            }
+            Said::Left { code: None, printed } => format!("killed: {}", one_line(printed)),
+        };
+        chosen = said.chosen().unwrap_or_default();
+        passed += usize::from(verdict.check(&who, &expect::wrong_start(expected, said)));
+    } else {
+        verdict.check(&who, "the agent was not started");
+    }
+    if let Start::Runs(_) = expected {
+        let names = SCENARIOS.iter().map(|scenario| scenario.name).chain(["nothing-else"]);
+        for name in names {
+            all += 1;
+            let wrong = scenario(report, backend, chosen, name, first);
+            passed += usize::from(verdict.check(&format!("{who}: {name}"), &wrong));
+        }
+    }
+    row[5] = format!("{passed}/{all}");
+    verdict.table.push(row);
+}
+
+/// What is wrong with one scenario: what the machine found itself, and what differs from others.
+fn scenario(
+    report: &Report,
+    backend: Backend,
+    chosen: &str,
+    name: &str,
+    first: &mut BTreeMap<String, (String, Vec<Exchange>)>,
+) -> String {
+    let found = report.lines.iter().find_map(|line| match line {
+        Line::Scenario { backend: b, name: n, wrong, exchanges, .. }
+            if *b == backend && n == name =>
+        {
+            Some((wrong, exchanges))
+        }
+        _ => None,
+    });
+    let Some((wrong, exchanges)) = found else {
+        return "was not run".into();
+    };
+    let mut wrong = wrong.clone();
+    // Back ends that see different things are expected to differ: they are compared among those
+    // that see the same.
+    let sees = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    let sees = sees.map(|scenario| [0, 1].map(|n| (scenario.sight)(chosen, n)));
+    let who = format!("{} {}", report.kernel, backend.name());
+    let (other, theirs) =
+        first.entry(format!("{name} {sees:?}")).or_insert_with(|| (who.clone(), exchanges.clone()));
+    for exchange in exchanges.iter().filter(|exchange| !theirs.contains(exchange)) {
+        wrong += &format!("not so under {other}: {exchange:?}\n");
+    }
+    for exchange in theirs.iter().filter(|exchange| !exchanges.contains(exchange)) {
+        wrong += &format!("so only under {other}: {exchange:?}\n");
+    }
+    wrong
+}
+
+/// Long enough for a sentence; a verifier's log is in the failures.
+fn one_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().take(160).collect()
+}
