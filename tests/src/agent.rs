@@ -249,19 +249,13 @@ impl Agent {
     }
 
     #[track_caller]
-    pub fn stop_by(self, signal: Signal) -> Vec<Entry> {
-        self.end_by(signal).0
-    }
-
-    /// The same with everything that the agent printed.
-    #[track_caller]
-    pub fn end_by(mut self, signal: Signal) -> (Vec<Entry>, String) {
+    pub fn stop_by(mut self, signal: Signal) -> Vec<Entry> {
         self.process.signal(signal);
         let status = self.process.wait(STOP_LIMIT);
         let printed = self.process.finish_output();
         assert!(status.success(), "the agent left with {status}:\n{printed}");
         assert!(!printed.contains("panicked"), "{printed}");
-        (self.log(), printed)
+        self.log()
     }
 
     /// SIGKILL.

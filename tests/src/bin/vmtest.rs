@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
         End::Judge { backend, dir, kernels } => {
             let reports: Vec<_> = kernels.iter().map(|kernel| Report::read(&dir, kernel)).collect();
             let verdict = judge(&reports, &backend);
-            print!("{}\n{}", verdict.text(), verdict.failures);
+            print!("{}\n{}\n{}", verdict.text(), verdict.notes, verdict.failures);
             println!("\n{} passed, {} failed", verdict.passed, verdict.failed);
             Ok(if verdict.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Entry;
 
+/// Scenarios that are not of the table: what is found where threads are preempted, and that the
+/// others left nothing over.
+pub const PREEMPTED_NAME: &str = "preempted";
+pub const NOTHING_ELSE: &str = "nothing-else";
+
 /// `--backend` of the agent.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
@@ -28,6 +33,12 @@ impl Backend {
             Self::Tracepoint => "tracepoint",
         }
     }
+
+    /// Whether it is enough that the agent starts: what `auto` chose does the scenarios under its
+    /// own name.
+    pub fn only_starts(self, chosen: &str, asked: &[Self]) -> bool {
+        self == Self::Auto && asked.iter().any(|backend| backend.name() == chosen)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +54,8 @@ pub enum Line {
         name: String,
         sent: usize,
         wrong: String,
+        /// For the reader, whatever came out.
+        note: String,
         exchanges: Vec<Exchange>,
     },
     /// A check that is none of a back end.

@@ -15,8 +15,8 @@ use crate::{apt, build, sh};
 use kernels::Kernel;
 
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "cpio"];
-/// At most that many back ends of a machine hang before it is given up.
-const MINUTES: u64 = 5;
+/// A machine that takes longer is switched off; its own limit (init.sh) is a little shorter.
+const LIMIT: Duration = Duration::from_secs(9 * 60);
 
 /// Boots Debian's kernels under qemu and traces the same requests on each, by every back end.
 ///
@@ -140,8 +140,7 @@ fn boot_all(
                     // The guard must not live through the boot.
                     let next = queue.lock().map(|mut queue| queue.next());
                     let Ok(Some(kernel)) = next else { return };
-                    let limit = Duration::from_secs(MINUTES * 60);
-                    if let Err(error) = qemu::boot(kernel, initrd, backends, limit)
+                    if let Err(error) = qemu::boot(kernel, initrd, backends, LIMIT)
                         && let Ok(mut errors) = errors.lock()
                     {
                         errors.push(error.context(format!("kernel {}", kernel.name)));
