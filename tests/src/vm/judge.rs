@@ -169,8 +169,9 @@ fn of_backend(
     } else {
         verdict.check(&who, "the agent was not started");
     }
-    let needs_no_more = backend.only_starts(chosen, backends);
-    if matches!(expected, Start::Runs(_)) && !needs_no_more {
+    if let Start::Runs(name) = expected
+        && !backend.only_starts(if chosen.is_empty() { name } else { chosen }, backends)
+    {
         let names = SCENARIOS.iter().map(|scenario| scenario.name);
         let names: Vec<_> = names.chain([PREEMPTED_NAME, NOTHING_ELSE]).collect();
         all += names.len();
@@ -233,4 +234,119 @@ fn scenario(
 fn one_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.chars().take(160).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: [Backend; 1] = [Backend::Tracepoint];
+
+    /// A machine where everything is as expected; both kernels of the tests run `tracepoint`.
+    fn report(kernel: &str) -> Report {
+        let scenario = |name: &str| Line::Scenario {
+            backend: Backend::Tracepoint,
+            name: name.into(),
+            sent: 1,
+            wrong: String::new(),
+            note: String::new(),
+            exchanges: vec![Exchange { user_agent: format!("{name}/0"), ..Exchange::default() }],
+        };
+        let mut lines = vec![
+            Line::Booted { release: "1.2.3".into(), seconds: 2.0 },
+            Line::Agent {
+                backend: Backend::Tracepoint,
+                said: Said::Ready("ready backend=tracepoint targets=all".into()),
+                seconds: 1.0,
+            },
+        ];
+        lines.extend(SCENARIOS.iter().map(|s| scenario(s.name)));
+        lines.extend([PREEMPTED_NAME, NOTHING_ELSE].map(scenario));
+        lines.push(Line::Check { name: "btf".into(), said: String::new(), wrong: String::new() });
+        lines.push(Line::Ended { seconds: 9.0 });
+        Report { kernel: kernel.into(), lines, broken: String::new() }
+    }
+
+    fn first_scenario(report: &mut Report) -> &mut Line {
+        report.lines.iter_mut().find(|line| matches!(line, Line::Scenario { .. })).unwrap()
+    }
+
+    /// Changes one of two reports, and gives what is then said to be wrong.
+    fn failures(change: impl FnOnce(&mut Report)) -> (usize, String) {
+        let mut changed = report("7.2");
+        change(&mut changed);
+        let verdict = judge(&[report("6.12"), changed], &ONE);
+        (verdict.failed, verdict.failures)
+    }
+
+    #[test]
+    fn what_is_as_expected_passes() {
+        let verdict = judge(&[report("6.12"), report("7.2")], &ONE);
+        assert_eq!((verdict.failed, verdict.failures.as_str()), (0, ""));
+        // Of each machine: itself, the agent's start, the scenarios, two more, the check.
+        assert_eq!(verdict.passed, 2 * (1 + 1 + SCENARIOS.len() + 2 + 1));
+        assert!(verdict.text().contains("1.2.3"));
+    }
+
+    #[test]
+    fn a_difference_between_kernels_fails() {
+        let (failed, text) = failures(|report| {
+            if let Line::Scenario { exchanges, .. } = first_scenario(report) {
+                exchanges[0].events = 7;
+            }
+        });
+        assert_eq!(failed, 1, "{text}");
+        assert!(text.contains("not so under 6.12 tracepoint"), "{text}");
+        assert!(text.contains("so only under 6.12 tracepoint"), "{text}");
+    }
+
+    #[test]
+    fn what_a_machine_found_wrong_fails() {
+        let (failed, text) = failures(|report| {
+            if let Line::Scenario { wrong, .. } = first_scenario(report) {
+                *wrong = "traced twice".into();
+            }
+        });
+        assert_eq!((failed, text.contains("traced twice")), (1, true), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_run_fails() {
+        let (failed, text) = failures(|report| {
+            report
+                .lines
+                .retain(|line| !matches!(line, Line::Scenario { name, .. } if name == "unix"));
+        });
+        assert_eq!((failed, text.contains("was not run")), (1, true), "{text}");
+    }
+
+    #[test]
+    fn an_agent_that_left_fails_with_all_that_it_should_have_done() {
+        let (failed, text) = failures(|report| {
+            report.lines.retain(|line| !matches!(line, Line::Scenario { .. }));
+            for line in &mut report.lines {
+                if let Line::Agent { said, .. } = line {
+                    *said = Said::Left { code: Some(1), printed: "Too large".into() };
+                }
+            }
+        });
+        assert_eq!(failed, 1 + SCENARIOS.len() + 2, "{text}");
+        assert!(text.contains("Too large"), "{text}");
+    }
+
+    #[test]
+    fn a_machine_without_a_report_fails() {
+        let dir = crate::paths::TempDir::new();
+        fs::write(dir.join("7.2.log"), "Kernel panic\n").unwrap();
+        let silent = Report::read(dir.path(), "7.2");
+        assert!(silent.broken.contains("Kernel panic"), "{}", silent.broken);
+        let verdict = judge(&[silent], &ONE);
+        assert_eq!((verdict.passed, verdict.failed), (0, 2 + SCENARIOS.len() + 2));
+    }
+
+    #[test]
+    fn back_ends_that_see_otherwise_are_compared_apart() {
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "io_uring").unwrap();
+        assert_ne!((scenario.sight)("tracepoint", 0), (scenario.sight)("fentry", 0));
+    }
 }
