@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::net::free_port;
 use crate::paths::{self, TempDir};
 use crate::process::Process;
 
-/// Long enough for a slow machine, short enough for a person.
-const START_LIMIT: Duration = Duration::from_secs(30);
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for an emulated machine, where the verifier alone takes half a minute.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// A line of the agent's request log.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,20 +124,17 @@ impl Options {
     /// Starts the agent and waits until it captures.
     #[track_caller]
     pub fn start(self) -> Agent {
-        match self.launch() {
+        match self.try_start() {
             Ok(agent) => agent,
-            Err(printed) => panic!("{printed}"),
+            Err(Left { status, printed }) => {
+                panic!("the agent left with {status}; it printed:\n{printed}")
+            }
         }
     }
 
-    /// Starts the agent; None if it leaves before it captures.
+    /// The same where it may leave instead of capturing.
     #[track_caller]
-    pub fn try_start(self) -> Option<Agent> {
-        self.launch().ok()
-    }
-
-    #[track_caller]
-    fn launch(self) -> Result<Agent, String> {
+    pub fn try_start(self) -> Result<Agent, Left> {
         require_bpf();
         let dir = TempDir::new();
         let port = free_port();
@@ -152,19 +149,22 @@ impl Options {
             .envs(self.env);
         let mut process = Process::spawn(&mut command);
         let begin = clock::now();
-        let left = wait_for("the agent's ready line", START_LIMIT, || {
+        wait_for("the agent's ready line", START_LIMIT, || {
             if let Some(status) = process.try_wait() {
-                return Some(Some(status));
+                return Some(Err(Left { status, printed: process.finish_output() }));
             }
-            process.output().find(|line| line.starts_with("ready ")).map(|_| None)
-        });
-        if let Some(status) = left {
-            let printed = process.finish_output();
-            return Err(format!("the agent left with {status}; it printed:\n{printed}"));
-        }
+            process.output().find(|line| line.starts_with("ready ")).map(Ok)
+        })?;
         let start_time = Duration::from_nanos(clock::now() - begin);
         Ok(Agent { process, port, dir, start_time })
     }
+}
+
+/// An agent that left before it captured.
+#[derive(Debug)]
+pub struct Left {
+    pub status: ExitStatus,
+    pub printed: String,
 }
 
 /// A running agent.
@@ -234,6 +234,12 @@ impl Agent {
                 Err(error) => panic!("request log: {error}: {line}"),
             })
             .collect()
+    }
+
+    /// Lines of the request log so far.
+    pub fn log_lines(&self) -> usize {
+        let bytes = fs::read(self.dir.join("requests.jsonl")).unwrap_or_default();
+        memchr::memchr_iter(b'\n', &bytes).count()
     }
 
     /// SIGTERM, which must drain and exit with 0; the request log.

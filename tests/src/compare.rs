@@ -31,9 +31,15 @@ pub fn hop(entries: &[Entry], role: &str, port: Option<u16>) -> Vec<Entry> {
 /// that nothing else is there. `entries` are those of one hop.
 #[track_caller]
 pub fn assert_same(records: &[Record], entries: &[Entry]) {
+    let wrong = wrong(records, entries);
+    assert!(wrong.is_empty(), "traced otherwise than sent:\n{wrong}");
+}
+
+/// In what `entries` are otherwise than [`assert_same`] wants them, a line each.
+pub fn wrong(records: &[Record], entries: &[Entry]) -> String {
     let mut wrong = String::new();
     same(records, entries, &mut wrong);
-    assert!(wrong.is_empty(), "traced otherwise than sent:\n{wrong}");
+    wrong
 }
 
 fn same(records: &[Record], entries: &[Entry], wrong: &mut String) {

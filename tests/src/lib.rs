@@ -17,4 +17,6 @@ pub mod process;
 pub mod servers;
 pub mod sse;
 pub mod stack;
+pub mod uring;
 pub mod usage;
+pub mod vm;

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::uring;
+
 /// A TCP port that nobody listens on now.
 pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -44,6 +46,8 @@ impl Address {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// TCP, read and written by io_uring.
+    Uring(Box<uring::Socket>),
 }
 
 impl Stream {
@@ -51,6 +55,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.try_clone().map(Self::Tcp),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
+            Self::Uring(s) => s.try_clone().map(Box::new).map(Self::Uring),
         }
     }
 
@@ -58,6 +63,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
+            Self::Uring(s) => s.stream().set_read_timeout(limit),
         }
     }
 
@@ -65,6 +71,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.shutdown(how),
             Self::Unix(s) => s.shutdown(how),
+            Self::Uring(s) => s.stream().shutdown(how),
         }
     }
 
@@ -79,6 +86,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.local_addr().ok(),
             Self::Unix(_) => None,
+            Self::Uring(s) => s.stream().local_addr().ok(),
         }
     }
 }
@@ -88,6 +96,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(s) => s.as_fd(),
             Self::Unix(s) => s.as_fd(),
+            Self::Uring(s) => s.stream().as_fd(),
         }
     }
 }
@@ -97,6 +106,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
+            Self::Uring(s) => s.read(buf),
         }
     }
 }
@@ -106,6 +116,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
+            Self::Uring(s) => s.write(buf),
         }
     }
 
@@ -113,6 +124,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
+            Self::Uring(s) => s.write_vectored(bufs),
         }
     }
 

@@ -34,6 +34,9 @@ pub struct Plan {
     /// Rust server only: that many events in one `writev`, four segments each.
     #[serde(skip_serializing_if = "is_zero")]
     pub batch: u64,
+    /// Rust server only: the event of that token (from 0) goes out by `sendfile`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sendfile: Option<u64>,
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -21,6 +21,32 @@ pub fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, limit).expect("a soft limit may be raised to the hard one");
 }
 
+/// How the kernel gives the processor to the calling thread, and to what it starts from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// A little for each: a thread may have to stop at any instruction.
+    Usual,
+    /// Until it waits. Threads of this policy never stop one another inside a system call, so no
+    /// BPF program that runs there is stopped half-way either.
+    Fifo,
+}
+
+impl Policy {
+    /// # Panics
+    /// If this is not allowed; root may.
+    #[track_caller]
+    pub fn set(self) {
+        let (policy, sched_priority) = match self {
+            Self::Usual => (libc::SCHED_OTHER, 0),
+            Self::Fifo => (libc::SCHED_FIFO, 1),
+        };
+        let param = libc::sched_param { sched_priority };
+        // SAFETY: `param` is valid for the call, which keeps no pointer to it.
+        let result = unsafe { libc::sched_setscheduler(0, policy, &param) };
+        assert_eq!(result, 0, "{self:?}: {}", std::io::Error::last_os_error());
+    }
+}
+
 /// Lines that a process has printed so far.
 #[derive(Clone, Debug, Default)]
 pub struct Output(Arc<Mutex<Vec<String>>>);

@@ -87,13 +87,29 @@ impl Server {
         let dir = TempDir::new();
         let mut command = rust("app");
         command.arg("--port").arg(port.to_string());
-        command.arg("--log").arg(dir.join("app.jsonl")).arg("--by");
-        command.arg(match by {
-            Model::Thread => "thread",
-            Model::Split => "split",
-            Model::Fork => "fork",
-        });
+        command.arg("--log").arg(dir.join("app.jsonl")).args(["--by", by_name(by)]);
         Self::start(&mut command, Address::loopback(port), dir)
+    }
+
+    /// The same at an address of the caller's choice, which may be a unix socket.
+    #[track_caller]
+    pub fn app_at(address: Address, by: Model, io: Io) -> Self {
+        let dir = TempDir::new();
+        let mut command = rust("app");
+        match &address {
+            Address::Tcp(addr) => {
+                command.arg("--host").arg(addr.ip().to_string());
+                command.arg("--port").arg(addr.port().to_string());
+            }
+            Address::Unix(path) => {
+                command.arg("--unix").arg(path);
+            }
+        }
+        if io == Io::Uring {
+            command.arg("--uring");
+        }
+        command.args(["--by", by_name(by)]).arg("--log").arg(dir.join("app.jsonl"));
+        Self::start(&mut command, address, dir)
     }
 
     /// The same from another executable.
@@ -233,6 +249,22 @@ impl Server {
             output.find(|line| line.starts_with("listening on"))
         });
         server
+    }
+}
+
+/// How our Rust server reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// By system calls.
+    Calls,
+    Uring,
+}
+
+fn by_name(by: Model) -> &'static str {
+    match by {
+        Model::Thread => "thread",
+        Model::Split => "split",
+        Model::Fork => "fork",
     }
 }
 

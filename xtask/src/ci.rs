@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{build, fixtures, lint, setup, sh, test};
+use crate::{build, fixtures, lint, setup, sh, test, vm};
 
-/// Lint and tests, with the time of each step.
+/// Lint, the kernel matrix and tests, with the time of each step.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask ci")]
 pub struct Args {}
@@ -27,6 +27,7 @@ pub fn run(_: &Args) -> Result<()> {
     step("fixtures", &fixtures::ensure)?;
     step("release build", &|| build::run(&build::Args { release: true }))?;
     step("test build", &test::build)?;
+    step("vm", &|| vm::run(&vm::Args::default()))?;
     // Said before the tests: the runner's closing lines have to be the last thing in the log, and
     // they have the times of the tests.
     sh::say(&format!("== before the tests: {}", times.join(", ")));

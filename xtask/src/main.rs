@@ -12,6 +12,7 @@ mod setup;
 mod sh;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ enum Verb {
     Test(test::Args),
     Lint(lint::Args),
     Bench(bench::Args),
+    Vm(vm::Args),
     Ci(ci::Args),
 }
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {

@@ -23,7 +23,7 @@ fn backends() -> Vec<&'static str> {
     let takes = |backend: &&str| {
         let server = Server::cost();
         let probe = Options::default().pid(server.id()).arg("--backend", backend).try_start();
-        probe.map(crate::agent::Agent::kill).is_some()
+        probe.map(crate::agent::Agent::kill).is_ok()
     };
     ["fentry", "kprobe", "tracepoint", "syscall"].into_iter().filter(takes).collect()
 }

@@ -1,7 +1,7 @@
 //! The test servers: `server app` does as each request asks, `server flood` writes all it can,
 //! `server parrot` answers with what it was sent, `server cost` measures its own calls.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -13,6 +13,7 @@ use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::{app, cost, flood, parrot};
+use llmtrace_tests::uring::Socket;
 
 #[derive(Parser)]
 struct Cli {
@@ -26,8 +27,14 @@ enum Mode {
     App {
         #[arg(long, conflicts_with = "unix")]
         port: Option<u16>,
+        /// The loopback address to listen on.
+        #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+        host: IpAddr,
         #[arg(long)]
         unix: Option<PathBuf>,
+        /// Read and write connections by io_uring.
+        #[arg(long, conflicts_with = "unix")]
+        uring: bool,
         /// Where to log each request, as JSON lines.
         #[arg(long)]
         log: Option<PathBuf>,
@@ -56,7 +63,7 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
     match cli.mode {
-        Mode::App { port, unix, log, by } => {
+        Mode::App { port, host, unix, uring, log, by } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
                 fork::ignore_children();
@@ -66,11 +73,15 @@ fn main() -> anyhow::Result<()> {
                 app::serve(|| Ok(Stream::Unix(listener.accept()?.0)), by, log)?;
             } else {
                 let port = port.context("--port or --unix")?;
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
+                let listener = TcpListener::bind((host, port)).context("bind")?;
                 let accept = || {
                     let (stream, _) = listener.accept()?;
                     stream.set_nodelay(true)?;
-                    Ok(Stream::Tcp(stream))
+                    Ok(if uring {
+                        Stream::Uring(Box::new(Socket::new(stream)?))
+                    } else {
+                        Stream::Tcp(stream)
+                    })
                 };
                 app::serve(accept, by, log)?;
             }

@@ -1,0 +1,113 @@
+//! What each kernel and each back end is expected to do. This is the table to change when a back end
+//! comes or learns something; nothing here is skipped, only expected otherwise.
+
+use super::report::{Backend, Said};
+
+/// What the agent does when it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Captures by the back end of that name.
+    Runs(&'static str),
+    /// Leaves with exit code 3 and a sentence that has these words.
+    Refuses(&'static str),
+}
+
+use Start::{Refuses, Runs};
+
+const NO_LOOP: Start = Refuses("has no bpf_loop helper");
+const NOT_YET: Start = Refuses("is not in this version of llmtrace");
+
+/// A kernel, and [`Backend::ALL`] on it in that order.
+const STARTS: [(&str, [Start; 4]); 4] = [
+    //         auto                fentry   kprobe   tracepoint
+    ("5.10", [NO_LOOP, NOT_YET, NOT_YET, NO_LOOP]),
+    ("6.1", [Runs("tracepoint"), NOT_YET, NOT_YET, Runs("tracepoint")]),
+    ("6.12", [Runs("tracepoint"), NOT_YET, NOT_YET, Runs("tracepoint")]),
+    ("7.2", [Runs("tracepoint"), NOT_YET, NOT_YET, Runs("tracepoint")]),
+];
+
+/// Back ends, as their `ready` line names them, that see what a server reads and writes by io_uring.
+const SEE_IO_URING: [&str; 2] = ["fentry", "kprobe"];
+
+/// Back ends that see the bytes of a `sendfile`. To the others it is a hole of exact size.
+const SEE_SENDFILE: [&str; 0] = [];
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It is traced as its client saw it.
+    Whole,
+    /// It is traced as `incomplete`.
+    Holed,
+    /// It is not traced.
+    None,
+}
+
+pub fn start(kernel: &str, backend: Backend) -> Option<Start> {
+    let (_, starts) = STARTS.iter().find(|(name, _)| *name == kernel)?;
+    Backend::ALL.iter().zip(starts).find(|(b, _)| **b == backend).map(|(_, start)| *start)
+}
+
+/// Of a request to a server that uses io_uring.
+pub fn io_uring(chosen: &str) -> Sight {
+    if SEE_IO_URING.contains(&chosen) { Sight::Whole } else { Sight::None }
+}
+
+/// Of a request whose answer is in part sent by `sendfile`.
+pub fn sendfile(chosen: &str) -> Sight {
+    if SEE_SENDFILE.contains(&chosen) { Sight::Whole } else { Sight::Holed }
+}
+
+/// In what the agent's start is otherwise than expected; empty if it is not.
+pub fn wrong_start(expected: Start, said: &Said) -> String {
+    match (expected, said) {
+        (Runs(name), Said::Ready(line)) if said.chosen() != Some(name) => {
+            format!("expected the {name} back end, it said: {line}")
+        }
+        (Runs(_), Said::Ready(_)) => String::new(),
+        (Runs(name), Said::Left { code, printed }) => {
+            format!("expected the {name} back end, it left with {code:?}: {printed}")
+        }
+        (Refuses(words), Said::Ready(line)) => {
+            format!("expected to be refused ({words:?}), it said: {line}")
+        }
+        (Refuses(words), Said::Left { code: Some(3), printed }) if printed.contains(words) => {
+            String::new()
+        }
+        (Refuses(words), Said::Left { code, printed }) => {
+            format!("expected exit code 3 and {words:?}, it left with {code:?}: {printed}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_expected_passes() {
+        let ready = Said::Ready("ready backend=tracepoint targets=all".into());
+        let left = |code| Said::Left { code: Some(code), printed: "no such helper".into() };
+        assert_eq!(wrong_start(Runs("tracepoint"), &ready), "");
+        assert_eq!(wrong_start(Refuses("helper"), &left(3)), "");
+        for (expected, said) in [
+            (Runs("fentry"), &ready),
+            (Runs("tracepoint"), &left(3)),
+            (Refuses("helper"), &ready),
+            (Refuses("helper"), &left(1)),
+            (Refuses("other words"), &left(3)),
+        ] {
+            assert_ne!(wrong_start(expected, said), "", "{expected:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn every_back_end_has_an_expectation_on_every_kernel() {
+        for (kernel, _) in STARTS {
+            for backend in Backend::ALL {
+                assert!(start(kernel, backend).is_some());
+            }
+        }
+        assert!(start("2.4", Backend::Auto).is_none());
+    }
+}

@@ -1,0 +1,313 @@
+//! Inside the machine: every back end asked for, one after the other, does all scenarios.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::expect::Sight;
+use super::report::{Backend, Exchange, Line, NOTHING_ELSE, PREEMPTED_NAME, Said};
+use super::scenarios::{Early, SCENARIOS, Scenario, Servers};
+use crate::agent::{Agent, Entry, Options};
+use crate::client::{self, Record, Request};
+use crate::clock;
+use crate::compare;
+use crate::paths;
+use crate::plan::Ask;
+use crate::process::Policy;
+use crate::stack::Server;
+
+/// How long the agent's log may stand still before what it lacks counts as not traced.
+const STILL: Duration = Duration::from_secs(10);
+/// Requests by clients and a server that are scheduled in the usual way.
+const PREEMPTED: usize = 40;
+
+/// Where the report goes, and progress for who watches.
+struct Report(File);
+
+impl Report {
+    fn add(&mut self, line: &Line) -> Result<()> {
+        let (shown, wrong) = match line {
+            Line::Booted { release, seconds } => (format!("{release} is up ({seconds:.1} s)"), ""),
+            Line::Agent { backend, said, seconds } => {
+                let said = match said {
+                    Said::Ready(line) => line.clone(),
+                    Said::Left { code, printed } => format!("left with {code:?}: {printed}"),
+                };
+                (format!("{}: {seconds:.1} s: {said}", backend.name()), "")
+            }
+            Line::Scenario { backend, name, sent, wrong, note, exchanges } => {
+                let counts = format!("{sent} sent, {} traced", exchanges.len());
+                let note = if note.is_empty() { &counts } else { note };
+                (format!("{}: {name}: {note}", backend.name()), wrong.as_str())
+            }
+            Line::Check { name, said, wrong } => (format!("{name}: {said}"), wrong.as_str()),
+            Line::Ended { seconds } => (format!("over after {seconds:.1} s"), ""),
+        };
+        // The runner shows lines that begin so.
+        for text in shown.lines().take(6) {
+            println!("vm: {text}");
+        }
+        for text in wrong.lines().take(20) {
+            println!("vm:   wrong: {text}");
+        }
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        self.0.write_all(&bytes).context("the report cannot be written")
+    }
+}
+
+/// Runs everything; what is wrong is in the report, an error is a machine that cannot test.
+pub fn run(backends: &[Backend], report: &Path) -> Result<()> {
+    let file = File::options().append(true).create(true).open(report);
+    let mut report = Report(file.with_context(|| report.display().to_string())?);
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    report.add(&Line::Booted { release, seconds: uptime() })?;
+    // In the usual way, from here on only where it says so: see `Policy`.
+    let preempted = Server::quiet_app();
+    Policy::Fifo.set();
+    let servers = Servers::start();
+    for &backend in backends {
+        under(backend, backends, (&servers, &preempted), &mut report)?;
+    }
+    report.add(&without_btf("btf-elsewhere", &[("LLMTRACE_BTF", "/nonexistent")]))?;
+    mount(&["-t", "tmpfs", "none", "/sys/kernel/btf"])?;
+    ensure!(!Path::new("/sys/kernel/btf/vmlinux").exists(), "the kernel's BTF is still there");
+    report.add(&without_btf("btf-hidden", &[]))?;
+    report.add(&Line::Ended { seconds: uptime() })
+}
+
+/// Seconds since the kernel started.
+fn uptime() -> f64 {
+    clock::now() as f64 / 1e9
+}
+
+fn mount(args: &[&str]) -> Result<()> {
+    let status = Command::new("mount").args(args).status().context("mount")?;
+    ensure!(status.success(), "mount {args:?}: {status}");
+    Ok(())
+}
+
+/// All scenarios under one back end, unless the agent refuses it or `auto` chose one that is asked
+/// for by itself too.
+fn under(
+    backend: Backend,
+    asked: &[Backend],
+    (servers, preempted): (&Servers, &Server),
+    report: &mut Report,
+) -> Result<()> {
+    let begin = clock::now();
+    let mut early = Early::open(servers);
+    let options = Options::default().arg("--backend", backend.name()).pid(preempted.id());
+    let options = servers.pids().into_iter().fold(options, Options::pid);
+    let started = options.try_start();
+    let seconds = (clock::now() - begin) as f64 / 1e9;
+    let agent = match started {
+        Ok(agent) => agent,
+        Err(left) => {
+            let said = Said::Left { code: left.status.code(), printed: left.printed };
+            return report.add(&Line::Agent { backend, said, seconds });
+        }
+    };
+    let ready = agent.printed().lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
+    let said = Said::Ready(ready.context("no ready line")?);
+    let chosen = said.chosen().unwrap_or_default().to_owned();
+    report.add(&Line::Agent { backend, said, seconds })?;
+    if backend.only_starts(&chosen, asked) {
+        agent.kill();
+        return Ok(());
+    }
+
+    let done: Vec<_> =
+        SCENARIOS.iter().map(|scenario| send(scenario, servers, &mut early)).collect();
+    let expected = SCENARIOS.iter().zip(&done).map(|(scenario, done)| {
+        let seen = |n: &usize| (scenario.sight)(&chosen, *n) != Sight::None;
+        (0..done.records.len()).filter(seen).count()
+    });
+    let expected = expected.sum();
+    wait_for_log(&agent, expected);
+    let before = losses(&agent);
+    let crowd = send_preempted(preempted);
+    wait_for_log(&agent, expected + crowd.records.len());
+    let after = losses(&agent);
+
+    let ended = catch_unwind(AssertUnwindSafe(|| agent.stop()));
+    let (entries, panic) = match ended {
+        Ok(entries) => (entries, String::new()),
+        Err(panic) => (Vec::new(), panic_text(&*panic)),
+    };
+    for (scenario, done) in SCENARIOS.iter().zip(done) {
+        report.add(&judge(backend, scenario, &chosen, done, &entries))?;
+    }
+    report.add(&judge_preempted(backend, crowd, &entries, &after))?;
+    report.add(&nothing_else(backend, &entries, &before, panic))
+}
+
+/// What the clients of a scenario know.
+struct Done {
+    records: Vec<Record>,
+    wrong: String,
+}
+
+fn send(scenario: &Scenario, servers: &Servers, early: &mut Early) -> Done {
+    let sent = catch_unwind(AssertUnwindSafe(|| (scenario.run)(scenario.name, servers, early)));
+    match sent {
+        Ok(records) => Done { records, wrong: String::new() },
+        Err(panic) => Done { records: Vec::new(), wrong: panic_text(&*panic) },
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}\n", text.unwrap_or("without words"))
+}
+
+/// Until the log has `count` lines or nothing comes any more.
+fn wait_for_log(agent: &Agent, count: usize) {
+    let (mut lines, mut since) = (0, clock::now());
+    while lines < count && clock::now() - since < STILL.as_nanos() as u64 {
+        thread::sleep(Duration::from_millis(50));
+        let now = agent.log_lines();
+        if now > lines {
+            (lines, since) = (now, clock::now());
+        }
+    }
+}
+
+/// The scenario that a traced request is of, and its number there.
+fn origin(entry: &Entry) -> Option<(&str, usize)> {
+    let (name, n) = entry.user_agent.as_deref()?.split_once('/')?;
+    Some((name, n.parse().ok()?))
+}
+
+fn of_scenario(name: &str, entries: &[Entry]) -> Vec<Entry> {
+    let mine = |entry: &&Entry| origin(entry).is_some_and(|(of, _)| of == name);
+    entries.iter().filter(mine).cloned().collect()
+}
+
+fn judge(
+    backend: Backend,
+    scenario: &Scenario,
+    chosen: &str,
+    done: Done,
+    entries: &[Entry],
+) -> Line {
+    let Done { mut records, mut wrong } = done;
+    let sent = records.len();
+    let mut entries = of_scenario(scenario.name, entries);
+    let mut exchanges: Vec<_> = entries.iter().map(Exchange::from).collect();
+    exchanges.sort();
+    for n in 0..sent {
+        let user_agent = format!("{}/{n}", scenario.name);
+        match (scenario.sight)(chosen, n) {
+            Sight::Whole => {}
+            Sight::None => records.retain(|record| record.user_agent != user_agent),
+            Sight::Holed => {
+                let mine = |entry: &Entry| entry.user_agent.as_deref() == Some(&user_agent);
+                let outcomes: Vec<_> =
+                    entries.iter().filter(|e| mine(e)).map(|e| e.outcome.as_str()).collect();
+                if outcomes != ["incomplete"] {
+                    wrong += &format!("{user_agent}: expected incomplete, traced {outcomes:?}\n");
+                }
+                entries.retain(|entry| !mine(entry));
+                records.retain(|record| record.user_agent != user_agent);
+            }
+        }
+    }
+    wrong += &compare::wrong(&records, &entries);
+    let note = String::new();
+    Line::Scenario { backend, name: scenario.name.into(), sent, wrong, note, exchanges }
+}
+
+/// Many clients at once, and threads that the kernel takes the processor from at any instruction.
+fn send_preempted(server: &Server) -> Done {
+    Policy::Usual.set();
+    let ask = Ask { max_tokens: 30, ..Ask::default() };
+    let requests =
+        (0..PREEMPTED).map(|n| Request::new(format!("{PREEMPTED_NAME}/{n}"), &ask)).collect();
+    let sent = catch_unwind(AssertUnwindSafe(|| client::load(&server.address, requests, 8)));
+    Policy::Fifo.set();
+    match sent {
+        Ok(records) => Done { records, wrong: String::new() },
+        Err(panic) => Done { records: Vec::new(), wrong: panic_text(&*panic) },
+    }
+}
+
+/// A kernel that preempts a BPF program does not run it again for another thread meanwhile: such a
+/// call is lost, and counted (`missed_run`). Without a loss everything has to be as it was sent.
+/// With one, what is traced as whole still has to be; what is not may be incomplete, or, if the
+/// last bytes of a connection are what was lost, end as if its client had left.
+fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &str) -> Line {
+    let Done { mut records, mut wrong } = done;
+    let sent = records.len();
+    let mut entries = of_scenario(PREEMPTED_NAME, entries);
+    let traced = entries.len();
+    if !lost.is_empty() {
+        entries.retain(|entry| entry.outcome == "success");
+        let whole = |record: &Record| {
+            entries.iter().any(|entry| entry.user_agent.as_deref() == Some(&record.user_agent))
+        };
+        records.retain(whole);
+    }
+    wrong += &compare::wrong(&records, &entries);
+    let whole = entries.len();
+    let lost = if lost.is_empty() { "nothing lost" } else { lost };
+    let note = format!("{sent} sent, {traced} traced, {whole} of them whole; {}", lost.trim_end());
+    let exchanges = Vec::new();
+    Line::Scenario { backend, name: PREEMPTED_NAME.into(), sent, wrong, note, exchanges }
+}
+
+/// Losses that the agent counts, by layer and reason.
+fn losses(agent: &Agent) -> String {
+    // Its own counts follow within a beat.
+    thread::sleep(Duration::from_millis(500));
+    let scraped = catch_unwind(AssertUnwindSafe(|| agent.metrics()));
+    let Ok(metrics) = scraped else { return "its metrics cannot be scraped\n".into() };
+    let mut text = String::new();
+    for sample in metrics.select("llmtrace_lost_records_total", &[]) {
+        if sample.value != 0.0 {
+            text += &format!("lost {} records: {:?}\n", sample.value, sample.labels);
+        }
+    }
+    text
+}
+
+/// Nothing was traced that nobody sent, nothing was lost, and the agent ended as it should.
+fn nothing_else(backend: Backend, entries: &[Entry], losses: &str, panic: String) -> Line {
+    let mut wrong = panic + losses;
+    for entry in entries {
+        let known = origin(entry).is_some_and(|(name, _)| {
+            name == PREEMPTED_NAME || SCENARIOS.iter().any(|scenario| scenario.name == name)
+        });
+        if !known {
+            wrong += &format!("traced, but of no scenario: {entry:?}\n");
+        }
+    }
+    let (name, note) = (NOTHING_ELSE.into(), String::new());
+    Line::Scenario { backend, name, sent: 0, wrong, note, exchanges: Vec::new() }
+}
+
+/// The agent without type information: exit code 3 and a sentence that says so.
+fn without_btf(name: &str, env: &[(&str, &str)]) -> Line {
+    let mut command = Command::new(paths::agent());
+    command.args(["run", "--all", "--listen", "127.0.0.1:0"]).stdin(Stdio::null());
+    let output = command.envs(env.iter().copied()).output();
+    let (said, wrong) = match output {
+        Err(error) => (String::new(), error.to_string()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let right = output.status.code() == Some(3)
+                && said.contains("no type information")
+                && said.contains("CONFIG_DEBUG_INFO_BTF");
+            let status = output.status;
+            (said, if right { String::new() } else { format!("left with {status}\n") })
+        }
+    };
+    Line::Check { name: name.into(), said, wrong }
+}
