@@ -24,6 +24,9 @@ use crate::stack::Server;
 
 /// How long the agent's log may stand still before what it lacks counts as not traced.
 const STILL: Duration = Duration::from_secs(10);
+/// So many lines of each end of what a failed agent printed are kept: a verifier says why in its
+/// last ones.
+const LOG_LINES: usize = 60;
 /// Requests by clients and a server that are scheduled in the usual way.
 const PREEMPTED: usize = 40;
 
@@ -102,31 +105,54 @@ fn under(
     report: &mut Report,
 ) -> Result<()> {
     let begin = clock::now();
-    let mut early = Early::open(servers);
+    let early = Early::open(servers);
     let options = Options::default().arg("--backend", backend.name()).pid(preempted.id());
+    let options = options.env("LLMTRACE_VERIFIER_LOG", "1");
     let options = servers.pids().into_iter().fold(options, Options::pid);
-    let started = options.try_start();
+    let started = catch_unwind(AssertUnwindSafe(|| options.try_start()));
     let seconds = (clock::now() - begin) as f64 / 1e9;
-    let agent = match started {
-        Ok(agent) => agent,
-        Err(left) => {
-            let said = Said::Left { code: left.status.code(), printed: left.printed };
-            return report.add(&Line::Agent { backend, said, seconds });
+    let left = match started {
+        Ok(Ok(agent)) => {
+            let printed = agent.printed();
+            let ready = printed.lines().find(|line| line.starts_with("ready "));
+            let said = Said::Ready(ready.context("no ready line")?.to_owned());
+            let chosen = said.chosen().unwrap_or_default().to_owned();
+            report.add(&Line::Agent { backend, said, seconds })?;
+            if backend.only_starts(&chosen, asked) {
+                agent.kill();
+                return Ok(());
+            }
+            return capture((backend, &chosen), agent, early, (servers, preempted), report);
         }
+        Ok(Err(left)) => Said::Left { code: left.status.code(), printed: ends(&left.printed) },
+        // It did not get ready in time: the other back ends have their turn all the same.
+        Err(panic) => Said::Left { code: None, printed: panic_text(&*panic) },
     };
-    let ready = agent.printed().lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
-    let said = Said::Ready(ready.context("no ready line")?);
-    let chosen = said.chosen().unwrap_or_default().to_owned();
-    report.add(&Line::Agent { backend, said, seconds })?;
-    if backend.only_starts(&chosen, asked) {
-        agent.kill();
-        return Ok(());
-    }
+    report.add(&Line::Agent { backend, said: left, seconds })
+}
 
+/// The beginning and the end of what may be a verifier's log.
+fn ends(printed: &str) -> String {
+    let lines: Vec<_> = printed.lines().collect();
+    if lines.len() <= 2 * LOG_LINES {
+        return printed.to_owned();
+    }
+    let (first, last) = (&lines[..LOG_LINES], &lines[lines.len() - LOG_LINES..]);
+    format!("{}\n[...]\n{}", first.join("\n"), last.join("\n"))
+}
+
+/// All scenarios under a running agent, which is stopped in the end.
+fn capture(
+    (backend, chosen): (Backend, &str),
+    agent: Agent,
+    mut early: Early,
+    (servers, preempted): (&Servers, &Server),
+    report: &mut Report,
+) -> Result<()> {
     let done: Vec<_> =
         SCENARIOS.iter().map(|scenario| send(scenario, servers, &mut early)).collect();
     let expected = SCENARIOS.iter().zip(&done).map(|(scenario, done)| {
-        let seen = |n: &usize| (scenario.sight)(&chosen, *n) != Sight::None;
+        let seen = |n: &usize| (scenario.sight)(chosen, *n) != Sight::None;
         (0..done.records.len()).filter(seen).count()
     });
     let expected = expected.sum();
@@ -142,7 +168,7 @@ fn under(
         Err(panic) => (Vec::new(), panic_text(&*panic)),
     };
     for (scenario, done) in SCENARIOS.iter().zip(done) {
-        report.add(&judge(backend, scenario, &chosen, done, &entries))?;
+        report.add(&judge(backend, scenario, chosen, done, &entries))?;
     }
     report.add(&judge_preempted(backend, crowd, &entries, &after))?;
     report.add(&nothing_else(backend, &entries, &before, panic))

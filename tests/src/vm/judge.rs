@@ -158,7 +158,7 @@ fn of_backend(
     if let Some((said, seconds)) = start {
         row[4] = format!("{seconds:.1} s");
         row[6] = match said {
-            Said::Ready(line) => line.split(' ').take(2).collect::<Vec<_>>().join(" "),
+            Said::Ready(_) => format!("ready: {}", said.chosen().unwrap_or("without a back end")),
             Said::Left { code: Some(code), printed } => {
                 format!("exit {code}: {}", one_line(printed))
             }
@@ -240,12 +240,12 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const ONE: [Backend; 1] = [Backend::Tracepoint];
+    const ONE: [Backend; 1] = [Backend::Fentry];
 
-    /// A machine where everything is as expected; both kernels of the tests run `tracepoint`.
+    /// A machine where everything is as expected; both kernels of the tests have `fentry`.
     fn report(kernel: &str) -> Report {
         let scenario = |name: &str| Line::Scenario {
-            backend: Backend::Tracepoint,
+            backend: Backend::Fentry,
             name: name.into(),
             sent: 1,
             wrong: String::new(),
@@ -255,8 +255,8 @@ mod tests {
         let mut lines = vec![
             Line::Booted { release: "1.2.3".into(), seconds: 2.0 },
             Line::Agent {
-                backend: Backend::Tracepoint,
-                said: Said::Ready("ready backend=tracepoint targets=all".into()),
+                backend: Backend::Fentry,
+                said: Said::Ready("ready backend=fentry targets=all hooks=functions".into()),
                 seconds: 1.0,
             },
         ];
@@ -296,8 +296,8 @@ mod tests {
             }
         });
         assert_eq!(failed, 1, "{text}");
-        assert!(text.contains("not so under 6.12 tracepoint"), "{text}");
-        assert!(text.contains("so only under 6.12 tracepoint"), "{text}");
+        assert!(text.contains("not so under 6.12 fentry"), "{text}");
+        assert!(text.contains("so only under 6.12 fentry"), "{text}");
     }
 
     #[test]
@@ -347,6 +347,6 @@ mod tests {
     #[test]
     fn back_ends_that_see_otherwise_are_compared_apart() {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.name == "io_uring").unwrap();
-        assert_ne!((scenario.sight)("tracepoint", 0), (scenario.sight)("fentry", 0));
+        assert_ne!((scenario.sight)("syscalls", 0), (scenario.sight)("fentry", 0));
     }
 }

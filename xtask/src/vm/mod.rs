@@ -83,7 +83,10 @@ enum BackendArg {
     Auto,
     Fentry,
     Kprobe,
+    /// On sockets if the kernel has such, else on system calls
     Tracepoint,
+    /// Tracepoints on system calls
+    Syscall,
     All,
 }
 
