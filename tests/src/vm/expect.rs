@@ -61,6 +61,18 @@ pub fn sendfile(chosen: &str) -> Sight {
     if SEE_SENDFILE.contains(&chosen) { Sight::Whole } else { Sight::Holed }
 }
 
+/// How many records a way to capture may count as lost for `reason` in all scenarios together: what
+/// it knows to have passed and cannot read.
+pub fn lost(chosen: &str, reason: &str) -> u64 {
+    const SENDFILES: u64 = 2;
+    const IO_URING_READS: u64 = 12;
+    match (chosen, reason) {
+        ("sockets", "opaque") => SENDFILES + IO_URING_READS,
+        (_, "opaque") => SENDFILES,
+        _ => 0,
+    }
+}
+
 /// In what the agent's start is otherwise than expected; empty if it is not.
 pub fn wrong_start(expected: Start, said: &Said) -> String {
     match (expected, said) {
