@@ -1,5 +1,6 @@
 //! Inside the machine: every back end asked for, one after the other, does all scenarios.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::expect::Sight;
+use super::expect::{self, Sight};
 use super::report::{Backend, Exchange, Line, NOTHING_ELSE, PREEMPTED_NAME, Said};
 use super::scenarios::{Early, SCENARIOS, Scenario, Servers};
 use crate::agent::{Agent, Entry, Options};
@@ -24,6 +25,9 @@ use crate::stack::Server;
 
 /// How long the agent's log may stand still before what it lacks counts as not traced.
 const STILL: Duration = Duration::from_secs(10);
+/// So many lines of each end of what a failed agent printed are kept: a verifier says why in its
+/// last ones.
+const LOG_LINES: usize = 60;
 /// Requests by clients and a server that are scheduled in the usual way.
 const PREEMPTED: usize = 40;
 
@@ -102,31 +106,54 @@ fn under(
     report: &mut Report,
 ) -> Result<()> {
     let begin = clock::now();
-    let mut early = Early::open(servers);
+    let early = Early::open(servers);
     let options = Options::default().arg("--backend", backend.name()).pid(preempted.id());
+    let options = options.env("LLMTRACE_VERIFIER_LOG", "1");
     let options = servers.pids().into_iter().fold(options, Options::pid);
-    let started = options.try_start();
+    let started = catch_unwind(AssertUnwindSafe(|| options.try_start()));
     let seconds = (clock::now() - begin) as f64 / 1e9;
-    let agent = match started {
-        Ok(agent) => agent,
-        Err(left) => {
-            let said = Said::Left { code: left.status.code(), printed: left.printed };
-            return report.add(&Line::Agent { backend, said, seconds });
+    let left = match started {
+        Ok(Ok(agent)) => {
+            let printed = agent.printed();
+            let ready = printed.lines().find(|line| line.starts_with("ready "));
+            let said = Said::Ready(ready.context("no ready line")?.to_owned());
+            let chosen = said.chosen().unwrap_or_default().to_owned();
+            report.add(&Line::Agent { backend, said, seconds })?;
+            if backend.only_starts(&chosen, asked) {
+                agent.kill();
+                return Ok(());
+            }
+            return capture((backend, &chosen), agent, early, (servers, preempted), report);
         }
+        Ok(Err(left)) => Said::Left { code: left.status.code(), printed: ends(&left.printed) },
+        // It did not get ready in time: the other back ends have their turn all the same.
+        Err(panic) => Said::Left { code: None, printed: panic_text(&*panic) },
     };
-    let ready = agent.printed().lines().find(|line| line.starts_with("ready ")).map(str::to_owned);
-    let said = Said::Ready(ready.context("no ready line")?);
-    let chosen = said.chosen().unwrap_or_default().to_owned();
-    report.add(&Line::Agent { backend, said, seconds })?;
-    if backend.only_starts(&chosen, asked) {
-        agent.kill();
-        return Ok(());
-    }
+    report.add(&Line::Agent { backend, said: left, seconds })
+}
 
+/// The beginning and the end of what may be a verifier's log.
+fn ends(printed: &str) -> String {
+    let lines: Vec<_> = printed.lines().collect();
+    if lines.len() <= 2 * LOG_LINES {
+        return printed.to_owned();
+    }
+    let (first, last) = (&lines[..LOG_LINES], &lines[lines.len() - LOG_LINES..]);
+    format!("{}\n[...]\n{}", first.join("\n"), last.join("\n"))
+}
+
+/// All scenarios under a running agent, which is stopped in the end.
+fn capture(
+    (backend, chosen): (Backend, &str),
+    agent: Agent,
+    mut early: Early,
+    (servers, preempted): (&Servers, &Server),
+    report: &mut Report,
+) -> Result<()> {
     let done: Vec<_> =
         SCENARIOS.iter().map(|scenario| send(scenario, servers, &mut early)).collect();
     let expected = SCENARIOS.iter().zip(&done).map(|(scenario, done)| {
-        let seen = |n: &usize| (scenario.sight)(&chosen, *n) != Sight::None;
+        let seen = |n: &usize| (scenario.sight)(chosen, *n) != Sight::None;
         (0..done.records.len()).filter(seen).count()
     });
     let expected = expected.sum();
@@ -134,7 +161,7 @@ fn under(
     let before = losses(&agent);
     let crowd = send_preempted(preempted);
     wait_for_log(&agent, expected + crowd.records.len());
-    let after = losses(&agent);
+    let losses_after = losses(&agent);
 
     let ended = catch_unwind(AssertUnwindSafe(|| agent.stop()));
     let (entries, panic) = match ended {
@@ -142,10 +169,11 @@ fn under(
         Err(panic) => (Vec::new(), panic_text(&*panic)),
     };
     for (scenario, done) in SCENARIOS.iter().zip(done) {
-        report.add(&judge(backend, scenario, &chosen, done, &entries))?;
+        report.add(&judge(backend, scenario, chosen, done, &entries))?;
     }
-    report.add(&judge_preempted(backend, crowd, &entries, &after))?;
-    report.add(&nothing_else(backend, &entries, &before, panic))
+    let lost = lost_since(&before, &losses_after);
+    report.add(&judge_preempted(backend, crowd, &entries, &lost))?;
+    report.add(&nothing_else((backend, chosen), &entries, &before, panic))
 }
 
 /// What the clients of a scenario know.
@@ -243,7 +271,7 @@ fn send_preempted(server: &Server) -> Done {
 /// call is lost, and counted (`missed_run`). Without a loss everything has to be as it was sent.
 /// With one, what is traced as whole still has to be; what is not may be incomplete, or, if the
 /// last bytes of a connection are what was lost, end as if its client had left.
-fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &str) -> Line {
+fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losses) -> Line {
     let Done { mut records, mut wrong } = done;
     let sent = records.len();
     let mut entries = of_scenario(PREEMPTED_NAME, entries);
@@ -257,30 +285,55 @@ fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &str) 
     }
     wrong += &compare::wrong(&records, &entries);
     let whole = entries.len();
-    let lost = if lost.is_empty() { "nothing lost" } else { lost };
-    let note = format!("{sent} sent, {traced} traced, {whole} of them whole; {}", lost.trim_end());
+    let note = format!("{sent} sent, {traced} traced, {whole} of them whole; lost: {lost:?}");
     let exchanges = Vec::new();
     Line::Scenario { backend, name: PREEMPTED_NAME.into(), sent, wrong, note, exchanges }
 }
 
-/// Losses that the agent counts, by layer and reason.
-fn losses(agent: &Agent) -> String {
+/// Records that the agent counts as lost, by reason.
+type Losses = BTreeMap<String, u64>;
+
+fn losses(agent: &Agent) -> Losses {
     // Its own counts follow within a beat.
     thread::sleep(Duration::from_millis(500));
     let scraped = catch_unwind(AssertUnwindSafe(|| agent.metrics()));
-    let Ok(metrics) = scraped else { return "its metrics cannot be scraped\n".into() };
-    let mut text = String::new();
+    let Ok(metrics) = scraped else {
+        return Losses::from([("its metrics cannot be scraped".into(), 1)]);
+    };
+    let mut losses = Losses::new();
     for sample in metrics.select("llmtrace_lost_records_total", &[]) {
         if sample.value != 0.0 {
-            text += &format!("lost {} records: {:?}\n", sample.value, sample.labels);
+            let reason = sample.labels.get("reason").cloned().unwrap_or_default();
+            *losses.entry(reason).or_default() += sample.value as u64;
         }
     }
-    text
+    losses
 }
 
-/// Nothing was traced that nobody sent, nothing was lost, and the agent ended as it should.
-fn nothing_else(backend: Backend, entries: &[Entry], losses: &str, panic: String) -> Line {
-    let mut wrong = panic + losses;
+/// What was lost between two scrapes.
+fn lost_since(before: &Losses, after: &Losses) -> Losses {
+    let more = after.iter().filter_map(|(reason, n)| {
+        let more = n.saturating_sub(before.get(reason).copied().unwrap_or_default());
+        (more > 0).then(|| (reason.clone(), more))
+    });
+    more.collect()
+}
+
+/// Nothing was traced that nobody sent, nothing was lost that is not expected, and the agent ended
+/// as it should.
+fn nothing_else(
+    (backend, chosen): (Backend, &str),
+    entries: &[Entry],
+    losses: &Losses,
+    panic: String,
+) -> Line {
+    let mut wrong = panic;
+    for (reason, n) in losses {
+        let expected = expect::lost(chosen, reason);
+        if *n > expected {
+            wrong += &format!("lost {n} records ({reason}), at most {expected} expected\n");
+        }
+    }
     for entry in entries {
         let known = origin(entry).is_some_and(|(name, _)| {
             name == PREEMPTED_NAME || SCENARIOS.iter().any(|scenario| scenario.name == name)
@@ -310,4 +363,65 @@ fn without_btf(name: &str, env: &[(&str, &str)]) -> Line {
         }
     };
     Line::Check { name: name.into(), said, wrong }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(line: Line) -> String {
+        let Line::Scenario { wrong, .. } = line else { panic!("{line:?}") };
+        wrong
+    }
+
+    fn preempted(outcome: &str, tokens: u64, lost: &Losses) -> String {
+        let user_agent = format!("{PREEMPTED_NAME}/0");
+        let record =
+            Record { user_agent: user_agent.clone(), outcome: "success", ..Record::default() };
+        let entry = Entry {
+            user_agent: Some(user_agent),
+            outcome: outcome.into(),
+            token_events: tokens,
+            ..Entry::default()
+        };
+        let done = Done { records: vec![record], wrong: String::new() };
+        wrong(judge_preempted(Backend::Syscall, done, &[entry], lost))
+    }
+
+    #[test]
+    fn where_calls_are_lost_what_is_traced_as_whole_has_to_be() {
+        let none = Losses::new();
+        let some = Losses::from([("missed_run".into(), 3)]);
+        assert_eq!(preempted("success", 0, &none), "");
+        assert_ne!(preempted("incomplete", 0, &none), "");
+        assert_eq!(preempted("incomplete", 0, &some), "");
+        assert_ne!(preempted("success", 1, &some), "");
+    }
+
+    #[test]
+    fn only_expected_losses_pass() {
+        let check = |reason: &str, n| {
+            let losses = Losses::from([(reason.to_owned(), n)]);
+            wrong(nothing_else((Backend::Kprobe, "kprobe"), &[], &losses, String::new()))
+        };
+        assert_eq!(check("opaque", 2), "");
+        assert_ne!(check("opaque", 3), "");
+        assert_ne!(check("ring_full", 1), "");
+    }
+
+    #[test]
+    fn what_was_lost_before_is_not_lost_since() {
+        let before = Losses::from([("opaque".into(), 2)]);
+        let after = Losses::from([("opaque".into(), 2), ("missed_run".into(), 1)]);
+        assert_eq!(lost_since(&before, &after), Losses::from([("missed_run".into(), 1)]));
+    }
+
+    #[test]
+    fn a_long_log_keeps_its_ends() {
+        let text = (0..1000).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
+        let kept = ends(&text);
+        assert!(kept.starts_with("0\n") && kept.ends_with("\n999"), "{kept}");
+        assert_eq!(kept.lines().count(), 2 * LOG_LINES + 1);
+        assert_eq!(ends("short"), "short");
+    }
 }

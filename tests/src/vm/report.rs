@@ -19,10 +19,12 @@ pub enum Backend {
     Fentry,
     Kprobe,
     Tracepoint,
+    Syscall,
 }
 
 impl Backend {
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Fentry, Self::Kprobe, Self::Tracepoint];
+    pub const ALL: [Self; 5] =
+        [Self::Auto, Self::Fentry, Self::Kprobe, Self::Tracepoint, Self::Syscall];
 
     /// As the agent's command line has it.
     pub fn name(self) -> &'static str {
@@ -31,13 +33,21 @@ impl Backend {
             Self::Fentry => "fentry",
             Self::Kprobe => "kprobe",
             Self::Tracepoint => "tracepoint",
+            Self::Syscall => "syscall",
         }
     }
 
-    /// Whether it is enough that the agent starts: what `auto` chose does the scenarios under its
-    /// own name.
+    /// Whether it is enough that the agent starts, because what it chose is asked for by its own
+    /// name as well, and does the scenarios there.
     pub fn only_starts(self, chosen: &str, asked: &[Self]) -> bool {
-        self == Self::Auto && asked.iter().any(|backend| backend.name() == chosen)
+        let own = match chosen {
+            "fentry" => Self::Fentry,
+            "kprobe" => Self::Kprobe,
+            "sockets" => Self::Tracepoint,
+            "syscalls" => Self::Syscall,
+            _ => return false,
+        };
+        self != own && asked.contains(&own)
     }
 }
 
@@ -74,10 +84,15 @@ pub enum Said {
 }
 
 impl Said {
-    /// The back end that the `ready` line names.
+    /// What the `ready` line says of how it captures: the hooks (`sockets`, `syscalls`), or where
+    /// these are functions the back end (`fentry`, `kprobe`).
     pub fn chosen(&self) -> Option<&str> {
         let Self::Ready(line) = self else { return None };
-        line.split_whitespace().find_map(|word| word.strip_prefix("backend="))
+        let word = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key));
+        match word("hooks=") {
+            Some("functions") | None => word("backend="),
+            hooks => hooks,
+        }
     }
 }
 
@@ -138,9 +153,22 @@ mod tests {
 
     #[test]
     fn what_was_chosen_is_in_the_ready_line() {
-        let ready = Said::Ready("ready backend=kprobe targets=pid:7 listen=127.0.0.1:1".into());
-        assert_eq!(ready.chosen(), Some("kprobe"));
+        for (line, chosen) in [
+            ("ready backend=kprobe targets=pid:7 listen=127.0.0.1:1 hooks=functions", "kprobe"),
+            ("ready backend=tracepoint targets=all listen=127.0.0.1:1 hooks=sockets", "sockets"),
+        ] {
+            assert_eq!(Said::Ready(line.into()).chosen(), Some(chosen));
+        }
         let left = Said::Left { code: Some(3), printed: "backend=none".into() };
         assert_eq!(left.chosen(), None);
+    }
+    #[test]
+    fn the_scenarios_are_done_once_per_way_to_capture() {
+        let all = Backend::ALL;
+        assert!(Backend::Auto.only_starts("fentry", &all));
+        assert!(Backend::Tracepoint.only_starts("syscalls", &all));
+        assert!(!Backend::Tracepoint.only_starts("sockets", &all));
+        assert!(!Backend::Fentry.only_starts("fentry", &all));
+        assert!(!Backend::Auto.only_starts("fentry", &[Backend::Auto]));
     }
 }

@@ -16,6 +16,6 @@ for word in $(cat /proc/cmdline); do
 done
 stty -F /dev/ttyS1 raw
 # Killed and not asked: what hangs here hangs in the kernel.
-timeout -s KILL 520 vmtest guest --backend "$backend" --report /dev/ttyS1
+timeout -s KILL 820 vmtest guest --backend "$backend" --report /dev/ttyS1
 echo "vm: vmtest left with $?"
 poweroff -f

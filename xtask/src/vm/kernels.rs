@@ -79,7 +79,7 @@ fn fetch(source: &Source, place: &Path) -> Result<()> {
     let apt = Apt::new(source.suite)?;
     sh::say(&format!("reading the package list of {}", source.suite));
     sh::quiet(apt.command("apt-get").arg("update"))
-        .with_context(|| format!("{} has no suite {}", apt.mirror, source.suite))?;
+        .with_context(|| format!("{} gives no package list of it", apt.mirror))?;
     let names = sh::output(apt.command("apt-cache").args(["pkgnames", "linux-"]));
     let names = names.context("apt-cache pkgnames failed")?;
     let newest = source.packages.iter().find_map(|(prefix, suffix)| newest(&names, prefix, suffix));
