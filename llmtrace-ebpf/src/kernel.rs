@@ -106,7 +106,12 @@ pub fn at<T: Copy>(address: u64) -> Option<T> {
 /// Fills `out` from the field at `offset` of the structure at `base`.
 #[inline(always)]
 pub fn bytes<const N: usize>(base: u64, offset: &Global<u32>, out: &mut [u8; N]) -> Option<()> {
-    let address = base.wrapping_add(u64::from(offset.load()));
+    bytes_at(base.wrapping_add(u64::from(offset.load())), out)
+}
+
+/// Fills `out` from a kernel address.
+#[inline(always)]
+pub fn bytes_at<const N: usize>(address: u64, out: &mut [u8; N]) -> Option<()> {
     // SAFETY: the helper checks the address and fails on one that cannot be read.
     unsafe { bpf_probe_read_kernel_buf(address as *const u8, out) }.ok()
 }

@@ -25,7 +25,7 @@ pub mod place {
 #[derive(Clone, Copy)]
 pub struct Memory {
     pub base: u64,
-    /// Bytes of the first segment that are not part of the call.
+    /// Bytes of the buffer, or of the first segment, that are not part of the call.
     pub skip: u64,
     /// Segments of an iovec.
     pub count: u32,
@@ -68,7 +68,14 @@ pub fn of_message<A: Access>(msg: u64) -> Option<(Memory, u64)> {
             place: place::KERNEL_IOVEC,
         }
     } else if kind == ITER_UBUF_KIND.load() {
-        Memory::buffer(A::get::<u64>(msg, &ITER_UBUF)?.wrapping_add(offset))
+        // Not added up here: to some verifiers this is a typed pointer as long as it is in a
+        // register.
+        Memory {
+            base: A::get(msg, &ITER_UBUF)?,
+            skip: offset,
+            count: 1,
+            place: place::BUFFER,
+        }
     } else {
         Memory::OPAQUE
     };

@@ -1,7 +1,5 @@
 //! What a thread has under way between the entry of a call and its return.
 
-use core::mem::MaybeUninit;
-
 use llmtrace_common::{config::loss, limits::STASH_SLOTS};
 
 use crate::{
@@ -46,83 +44,80 @@ pub struct Stash {
     /// Writes: flags of the record, and `WAS_BLOCKED`. Reads: `MSG_*` flags.
     pub flags: u32,
     pub fd: u32,
-    pub pad: u32,
+    /// A hook on a function has seen the thread's last read.
+    pub seen: u32,
 }
+
+static EMPTY: Stash = Stash {
+    tid: 0,
+    call: 0,
+    contended: 0,
+    enter: 0,
+    memory: Memory::OPAQUE,
+    want: 0,
+    sock: 0,
+    pos: 0,
+    generation: 0,
+    flags: 0,
+    fd: 0,
+    seen: 0,
+};
 
 #[inline(always)]
 fn slot_of(tid: u32) -> u32 {
     tid & (STASH_SLOTS - 1)
 }
 
-/// Copies word by word: the compiler would call a `memmove` of its own, byte by byte, which costs
-/// more than everything else in here.
-///
-/// # Safety
-/// Both are valid for their type, which is made of whole words.
+/// A place for what the current thread begins. What it began before is forgotten.
 #[inline(always)]
-pub unsafe fn copy<T>(to: *mut T, from: *const T) {
-    let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
-    for i in 0..size_of::<T>() / 8 {
-        // SAFETY: inside both. Volatile, or the loop becomes the call that it stands for.
-        unsafe { to.add(i).write_volatile(from.add(i).read()) };
-    }
-}
-
-/// Remembers what the current thread begins.
-#[inline(always)]
-pub fn remember(stash: &Stash) {
-    let Some(slot) = STASH.get_ptr_mut(slot_of(stash.tid)) else { return };
+pub fn begin(tid: u32) -> Option<&'static mut Stash> {
+    let slot = STASH.get_ptr_mut(slot_of(tid))?;
     // SAFETY: a pointer into the map, checked. Only threads whose ids share a slot meet here, and
     // a torn slot has a thread id that does not match.
-    unsafe {
-        if (*slot).call != 0 && (*slot).tid != stash.tid {
-            (*slot).contended = 1;
-            if STASH_OVERFLOW.insert(stash.tid, stash, 0).is_err() {
-                emit::lost(loss::STASH, 0);
-            }
-            return;
-        }
-        let contended = (*slot).contended;
-        copy(slot, stash);
-        (*slot).contended = contended;
+    let slot = unsafe { &mut *slot };
+    if slot.call == 0 || slot.tid == tid {
+        slot.tid = tid;
+        return Some(slot);
     }
+    slot.contended = 1;
+    if STASH_OVERFLOW.insert(tid, &EMPTY, 0).is_err() {
+        emit::lost(loss::STASH, 0);
+        return None;
+    }
+    // SAFETY: a pointer into the map, checked.
+    let slot = unsafe { &mut *STASH_OVERFLOW.get_ptr_mut(tid)? };
+    slot.tid = tid;
+    Some(slot)
 }
 
-/// What the current thread has under way, left where it is.
+/// What the current thread has under way. It stays until its `call` is set to 0.
 #[inline(always)]
-pub fn peek(tid: u32) -> Option<*mut Stash> {
+pub fn current(tid: u32) -> Option<&'static mut Stash> {
     let slot = STASH.get_ptr_mut(slot_of(tid))?;
     // SAFETY: a pointer into the map, checked.
-    unsafe {
-        if (*slot).tid == tid && (*slot).call != 0 {
+    let slot = unsafe { &mut *slot };
+    if slot.tid == tid && slot.call != 0 {
+        return Some(slot);
+    }
+    if slot.contended != 0 {
+        // SAFETY: a pointer into the map, checked.
+        let slot = unsafe { &mut *STASH_OVERFLOW.get_ptr_mut(tid)? };
+        if slot.call != 0 {
             return Some(slot);
         }
-        if (*slot).contended != 0 {
-            return STASH_OVERFLOW.get_ptr_mut(tid);
-        }
     }
     None
 }
 
-/// What the current thread has under way, which it then no longer has.
+/// Whether a hook on a function has seen the thread's last read; asked once for each.
 #[inline(always)]
-pub fn recall(tid: u32) -> Option<Stash> {
-    let slot = STASH.get_ptr_mut(slot_of(tid))?;
+pub fn take_seen(tid: u32) -> bool {
+    let Some(slot) = STASH.get_ptr_mut(slot_of(tid)) else { return false };
     // SAFETY: a pointer into the map, checked.
-    unsafe {
-        if (*slot).tid == tid && (*slot).call != 0 {
-            let mut stash = MaybeUninit::uninit();
-            copy(stash.as_mut_ptr(), slot);
-            (*slot).call = 0;
-            return Some(stash.assume_init());
-        }
-        if (*slot).contended != 0
-            && let Some(stash) = STASH_OVERFLOW.get(tid)
-        {
-            let stash = *stash;
-            let _ = STASH_OVERFLOW.remove(tid);
-            return Some(stash);
-        }
+    let slot = unsafe { &mut *slot };
+    let seen = slot.tid == tid && slot.seen != 0;
+    if seen {
+        slot.seen = 0;
     }
-    None
+    seen
 }

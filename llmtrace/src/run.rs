@@ -5,7 +5,7 @@ use std::{
     fs::OpenOptions,
     io::{BufWriter, Write},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,7 +27,8 @@ use crate::{
         self, Capture, Choice, Chosen, ProbeError,
         clock::monotonic_ns,
         ring::Ring,
-        target::{Listening, Wanted},
+        signals,
+        target::{Listening, Wanted, reading_threads},
     },
     record::{Address, Process, Record, decode::decode},
     serve,
@@ -39,6 +40,10 @@ const TICK: Duration = Duration::from_millis(4);
 const BEAT_NS: u64 = 200_000_000;
 /// How often `/proc` is searched for targets that no event told of.
 const SCAN_NS: u64 = 2_000_000_000;
+
+/// How long reads that were under way at the start are looked for. A connection that is idle for
+/// longer has its first request missed by hooks on functions.
+const START_NS: u64 = 60_000_000_000;
 
 /// Is told of each finished exchange.
 pub type Observer = Box<dyn FnMut(&Finished)>;
@@ -108,6 +113,10 @@ pub struct Agent {
     pub chosen: Chosen,
     pub out: Out,
     events: Vec<Process>,
+    /// Threads that were waiting in a read when capture began, and until when they matter.
+    reading: Vec<(PathBuf, String)>,
+    reading_until: u64,
+    next_look: u64,
     unix_seen: bool,
     undecodable: u64,
     next_beat: u64,
@@ -160,12 +169,18 @@ impl Agent {
             chosen,
             out,
             events: Vec::new(),
+            reading: Vec::new(),
+            reading_until: monotonic_ns() + START_NS,
+            next_look: 0,
             unix_seen: false,
             undecodable: 0,
             next_beat: 0,
             next_scan: 0,
         };
         agent.scan()?;
+        if agent.capture.watches_start() {
+            agent.reading = reading_threads(&agent.capture.target_pids());
+        }
         Ok(agent)
     }
 
@@ -179,6 +194,14 @@ impl Agent {
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.beat(now);
+        }
+        if self.capture.watches_start() && now >= self.next_look {
+            self.next_look = now + SCAN_NS;
+            self.reading
+                .retain(|(path, call)| std::fs::read_to_string(path).is_ok_and(|now| now == *call));
+            if self.reading.is_empty() || now >= self.reading_until {
+                self.capture.start_is_over();
+            }
         }
         if self.wanted.watches() && now >= self.next_scan {
             self.next_scan = now + SCAN_NS;
@@ -315,10 +338,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = start_endpoint(args.listen, state, stop.clone())?;
+    // The endpoint's thread takes the signals: one that came to this thread would interrupt the
+    // verifier.
+    signals::block();
     let mut agent = Agent::start(wanted, &args.kernel(), metrics, log)?;
     ready.store(true, Ordering::Release);
     let hooks = agent.chosen.hooks;
-    for r in &agent.chosen.refused { eprintln!("refused {:?}: {}", r.hooks, r.reason); }
     let backend = hooks.backend();
     match args.log_format {
         LogFormat::Text => eprintln!(

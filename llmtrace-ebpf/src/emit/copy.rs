@@ -15,11 +15,10 @@ use llmtrace_common::{
     record::{Header, flag},
 };
 
-use super::{lost, wakeup};
+use super::{lost, wakeup, words};
 use crate::{
     maps::{MAX_COPY, RING, SCRATCH, Scratch},
     memory::{Memory, place},
-    stash::copy as words,
 };
 
 const HEADER: usize = size_of::<Header>();
@@ -121,7 +120,7 @@ unsafe extern "C" fn segment_step(_: u64, state: *mut Gather) -> i64 {
 #[inline(always)]
 pub fn bytes<L: Loops>(header: &mut Header, memory: &Memory, len: u32) {
     match memory.place {
-        place::BUFFER => L::buffer(header, memory.base, len),
+        place::BUFFER => L::buffer(header, memory.base.wrapping_add(memory.skip), len),
         place::USER_IOVEC | place::KERNEL_IOVEC => {
             if memory.count == 1
                 && let Some(one) = segment(memory.base, memory.place)

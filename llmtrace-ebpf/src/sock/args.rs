@@ -53,16 +53,6 @@ pub struct Io {
     pub flags: u32,
 }
 
-/// `struct user_msghdr`, as far as it is needed.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct MsgHdr {
-    pub name: u64,
-    pub name_len: u64,
-    pub iov: u64,
-    pub iov_len: u64,
-}
-
 /// The registers of a call, from its `pt_regs`.
 #[inline(always)]
 pub fn registers(regs: u64) -> Option<arch::Regs> {
@@ -105,7 +95,9 @@ pub fn io(nr: u64, regs: &arch::Regs) -> Option<Io> {
 /// The iovec of a `msghdr` in user memory.
 #[inline(always)]
 pub fn message(address: u64) -> Option<Memory> {
+    /// Where `struct user_msghdr` has `msg_iov` and `msg_iovlen`.
+    const IOV: u64 = 16;
     // SAFETY: the helper fails on an address that cannot be read.
-    let msg = unsafe { bpf_probe_read_user(address as *const MsgHdr) }.ok()?;
-    Some(Memory::user_iovec(msg.iov, msg.iov_len as u32))
+    let [iov, count] = unsafe { bpf_probe_read_user((address + IOV) as *const [u64; 2]) }.ok()?;
+    Some(Memory::user_iovec(iov, count as u32))
 }

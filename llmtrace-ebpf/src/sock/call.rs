@@ -40,28 +40,22 @@ pub fn write_begins<A: Access>(sock: u64, inode: u64, who: Caller, memory: Memor
     let now = unsafe { bpf_ktime_get_ns() };
     let call = Call { way: Way::Write, sock, inode, who, now, done: 0, memory };
     let Some(traced) = common::trace::<A>(&call) else { return };
-    stash::remember(&Stash {
-        tid: who.tid,
-        call: call::WRITE,
-        contended: 0,
-        enter: now,
-        memory,
-        want,
-        sock,
-        pos: traced.pos,
-        generation: traced.generation,
-        flags: u32::from(traced.flags) | if traced.blocked { WAS_BLOCKED } else { 0 },
-        fd: 0,
-        pad: 0,
-    });
+    let Some(stash) = stash::begin(who.tid) else { return };
+    stash.enter = now;
+    stash.memory = memory;
+    stash.want = want;
+    stash.sock = sock;
+    stash.pos = traced.pos;
+    stash.generation = traced.generation;
+    stash.flags = u32::from(traced.flags) | if traced.blocked { WAS_BLOCKED } else { 0 };
+    stash.call = call::WRITE;
 }
 
 /// Whether a hook that runs for each step of a write has run for the same write before: then bytes
 /// asked for less what is left are what the stream has grown by.
 #[inline(always)]
-pub fn is_continued<A: Access>(stash: *const Stash, sock: u64, left: u64) -> bool {
-    // SAFETY: a pointer into the map, from `stash::peek`.
-    let (of, pos, want) = unsafe { ((*stash).sock, (*stash).pos, (*stash).want) };
+pub fn is_continued<A: Access>(stash: &Stash, sock: u64, left: u64) -> bool {
+    let Stash { sock: of, pos, want, .. } = *stash;
     if of != sock {
         return false;
     }
@@ -75,14 +69,13 @@ pub fn is_continued<A: Access>(stash: *const Stash, sock: u64, left: u64) -> boo
 
 /// A write is over. `ret` is what the kernel returned: bytes taken, or an error.
 #[inline(always)]
-pub fn write_ends<L: Loops>(stash: &Stash, ret: i64, who: (u32, u32)) {
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+pub fn write_ends<L: Loops>(stash: &mut Stash, ret: i64, who: (u32, u32)) {
+    stash.call = 0;
     if ret <= 0 {
         if ret == EPIPE || ret == ECONNRESET {
             common::ended(stash.sock, stash.generation, who, end::WRITE_BROKEN);
         } else if ret == EAGAIN {
-            refused(stash, now, 0, who);
+            refused(stash, 0, who.0, who.1);
         }
         return;
     }
@@ -91,7 +84,8 @@ pub fn write_ends<L: Loops>(stash: &Stash, ret: i64, who: (u32, u32)) {
         sock: stash.sock,
         generation: stash.generation,
         enter_ns: stash.enter,
-        exit_ns: now,
+        // SAFETY: a helper without arguments.
+        exit_ns: unsafe { bpf_ktime_get_ns() },
         pid: who.0,
         tid: who.1,
         pos: stash.pos,
@@ -99,7 +93,7 @@ pub fn write_ends<L: Loops>(stash: &Stash, ret: i64, who: (u32, u32)) {
     };
     moved::<L>(Way::Write, &mut header, &stash.memory, ret as u32);
     if (ret as u64) < stash.want {
-        refused(stash, now, ret as u32, who);
+        refused(stash, ret as u32, who.0, who.1);
     } else if stash.flags & WAS_BLOCKED != 0
         && let Some(socket) = SOCKETS.get_ptr_mut(stash.sock)
     {
@@ -108,9 +102,10 @@ pub fn write_ends<L: Loops>(stash: &Stash, ret: i64, who: (u32, u32)) {
     }
 }
 
-/// The send buffer is full. Told once, until a write is taken whole again.
-#[inline(always)]
-fn refused(stash: &Stash, now: u64, taken: u32, who: (u32, u32)) {
+/// The send buffer is full. Told once, until a write is taken whole again. Rare: a function of its
+/// own, for the sake of its caller's stack.
+#[inline(never)]
+fn refused(stash: &Stash, taken: u32, pid: u32, tid: u32) {
     let Some(socket) = SOCKETS.get_ptr_mut(stash.sock) else { return };
     // SAFETY: a pointer into the map, checked.
     unsafe {
@@ -125,9 +120,10 @@ fn refused(stash: &Stash, now: u64, taken: u32, who: (u32, u32)) {
         generation: stash.generation,
         len: taken,
         enter_ns: stash.enter,
-        exit_ns: now,
-        pid: who.0,
-        tid: who.1,
+        // SAFETY: a helper without arguments.
+        exit_ns: unsafe { bpf_ktime_get_ns() },
+        pid,
+        tid,
         ..Header::default()
     });
 }
@@ -183,8 +179,11 @@ pub fn read_ends<A: Access, L: Loops>(read: &ReadEnd, who: Caller) {
         ..Header::default()
     };
     if traced.arrived != 0 {
-        let arrived = Header { kind: kind::ARRIVED, enter_ns: traced.arrived, ..header };
-        emit::bare(&arrived);
+        let enter = header.enter_ns;
+        header.kind = kind::ARRIVED;
+        header.enter_ns = traced.arrived;
+        emit::bare(&header);
+        header.enter_ns = enter;
     }
     moved::<L>(Way::Read, &mut header, &memory, done);
 }

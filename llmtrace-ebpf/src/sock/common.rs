@@ -15,10 +15,10 @@ use super::call::Caller;
 use crate::{
     emit,
     emit::copy::segment,
-    kernel::{self, Access, OpenSocket, Probed, at, field},
+    kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
         ARRIVALS, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET, SOCK_NUM,
-        SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKETS,
+        SCRATCH, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKETS,
         TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED, TCP_BYTES_RECEIVED,
         TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN,
         UNIX_ADDRESS_NAME,
@@ -206,9 +206,16 @@ fn is_fresh(sock: u64, done: u32) -> Option<bool> {
 /// What the first bytes of a connection are: 0 for HTTP or undecided, else one of `sniff`.
 #[inline(always)]
 fn guess(memory: &Memory) -> u32 {
+    // Through a map, where the verifier forgets that it may be a typed pointer.
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's slot, checked.
+    let base = unsafe {
+        (&raw mut (*scratch).header.sock).write_volatile(memory.base);
+        (&raw const (*scratch).header.sock).read_volatile()
+    };
     let source = match memory.place {
-        place::BUFFER => memory.base,
-        place::USER_IOVEC | place::KERNEL_IOVEC => match segment(memory.base, memory.place) {
+        place::BUFFER => base + memory.skip,
+        place::USER_IOVEC | place::KERNEL_IOVEC => match segment(base, memory.place) {
             Some(one) if one.len >= memory.skip + 4 => one.base + memory.skip,
             _ => return 0,
         },
@@ -271,8 +278,7 @@ fn unix_name(sock: u64, out: &mut Open) {
     }
     let len = field::<u32>(address, &UNIX_ADDRESS_LEN).unwrap_or(0).wrapping_sub(FAMILY);
     let name = address + u64::from(UNIX_ADDRESS_NAME.load()) + u64::from(FAMILY);
-    if let Some(path) = at::<[u8; UNIX_PATH]>(name) {
-        out.unix_path = path;
+    if kernel::bytes_at(name, &mut out.unix_path).is_some() {
         out.unix_len = if len > UNIX_PATH as u32 { UNIX_PATH as u16 } else { len as u16 };
     }
 }
@@ -280,6 +286,12 @@ fn unix_name(sock: u64, out: &mut Open) {
 /// A known, traced socket ended in some way.
 #[inline(always)]
 pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
+    end_record(sock, generation, reason, ids.0, ids.1);
+}
+
+/// Rare: a function of its own, for the sake of its callers' stacks.
+#[inline(never)]
+fn end_record(sock: u64, generation: u32, reason: u32, pid: u32, tid: u32) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let header = Header {
@@ -289,8 +301,8 @@ pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
         len: reason,
         enter_ns: now,
         exit_ns: now,
-        pid: ids.0,
-        tid: ids.1,
+        pid,
+        tid,
         ..Header::default()
     };
     emit::bare(&header);

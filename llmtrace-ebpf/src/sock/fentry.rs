@@ -12,9 +12,9 @@ use super::{
     function::{self, Message},
 };
 use crate::{
-    emit::copy::{Helper, Loops, Unrolled},
-    kernel::{Access, Typed},
-    maps::{RECVMSG_NONBLOCK, SOCKET_SK},
+    emit::copy::{Helper, Unrolled},
+    kernel::{Access, Probed, Typed},
+    maps::SOCKET_SK,
 };
 
 /// `tcp_sendmsg(sk, msg, size)`
@@ -24,11 +24,18 @@ pub fn fentry_tcp_sendmsg(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// `tcp_recvmsg(sk, msg, len, [nonblock,] flags, addr_len)`
+/// `tcp_recvmsg(sk, msg, len, flags, [addr_len])` since 5.19
 #[fentry]
 pub fn fentry_tcp_recvmsg(ctx: FEntryContext) -> i32 {
-    let flags = if RECVMSG_NONBLOCK.load() != 0 { ctx.arg(4) } else { ctx.arg(3) };
-    let message = Message { msg: ctx.arg(1), len: ctx.arg(2), flags };
+    let message = Message { msg: ctx.arg(1), len: ctx.arg(2), flags: ctx.arg(3) };
+    function::receive_begins::<Typed>(ctx.arg(0), &message);
+    0
+}
+
+/// `tcp_recvmsg(sk, msg, len, nonblock, flags, addr_len)` before
+#[fentry]
+pub fn fentry_tcp_recvmsg_nonblock(ctx: FEntryContext) -> i32 {
+    let message = Message { msg: ctx.arg(1), len: ctx.arg(2), flags: ctx.arg(4) };
     function::receive_begins::<Typed>(ctx.arg(0), &message);
     0
 }
@@ -73,20 +80,6 @@ fn ids() -> (u32, u32) {
     ((id >> 32) as u32, id as u32)
 }
 
-#[inline(always)]
-fn receive_ends<L: Loops>(ctx: &FExitContext) {
-    let ret: i32 = if RECVMSG_NONBLOCK.load() != 0 { ctx.arg(6) } else { ctx.arg(5) };
-    function::receive_ends::<Typed, L>(ctx.arg(0), ret.into());
-}
-
-#[inline(always)]
-fn unix_receive_ends<L: Loops>(ctx: &FExitContext) {
-    if let Some(sock) = sock_of(ctx.arg(0)) {
-        let ret: i32 = ctx.arg(4);
-        function::receive_ends::<Typed, L>(sock, ret.into());
-    }
-}
-
 #[fexit]
 pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(3);
@@ -94,9 +87,21 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
     0
 }
 
+// The return value comes after the arguments, of which this function has lost two over time.
+
+/// Since 7.1 or so
 #[fexit]
-pub fn fexit_tcp_recvmsg(ctx: FExitContext) -> i32 {
-    receive_ends::<Helper>(&ctx);
+pub fn fexit_tcp_recvmsg_4(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(4);
+    function::receive_ends::<Probed, Helper>(ret.into());
+    0
+}
+
+/// Since 5.19
+#[fexit]
+pub fn fexit_tcp_recvmsg_5(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(5);
+    function::receive_ends::<Probed, Helper>(ret.into());
     0
 }
 
@@ -109,7 +114,8 @@ pub fn fexit_unix_stream_sendmsg(ctx: FExitContext) -> i32 {
 
 #[fexit]
 pub fn fexit_unix_stream_recvmsg(ctx: FExitContext) -> i32 {
-    unix_receive_ends::<Helper>(&ctx);
+    let ret: i32 = ctx.arg(4);
+    function::receive_ends::<Probed, Helper>(ret.into());
     0
 }
 
@@ -122,9 +128,11 @@ pub fn fexit_tcp_sendmsg_unrolled(ctx: FExitContext) -> i32 {
     0
 }
 
+/// `bpf_loop` came in 5.17: what is between does without it here.
 #[fexit]
-pub fn fexit_tcp_recvmsg_unrolled(ctx: FExitContext) -> i32 {
-    receive_ends::<Unrolled>(&ctx);
+pub fn fexit_tcp_recvmsg_6_unrolled(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(6);
+    function::receive_ends::<Probed, Unrolled>(ret.into());
     0
 }
 
@@ -137,6 +145,7 @@ pub fn fexit_unix_stream_sendmsg_unrolled(ctx: FExitContext) -> i32 {
 
 #[fexit]
 pub fn fexit_unix_stream_recvmsg_unrolled(ctx: FExitContext) -> i32 {
-    unix_receive_ends::<Unrolled>(&ctx);
+    let ret: i32 = ctx.arg(4);
+    function::receive_ends::<Probed, Unrolled>(ret.into());
     0
 }

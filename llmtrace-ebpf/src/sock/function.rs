@@ -9,7 +9,7 @@ use crate::{
     emit,
     emit::copy::Loops,
     kernel::Access,
-    memory,
+    memory::{self, Memory, place},
     stash::{self, Stash, call as under_way},
     target,
 };
@@ -32,11 +32,12 @@ fn caller() -> Option<Caller> {
 /// What this thread began before and did not come back from, as far as anybody saw.
 #[inline(always)]
 fn forget(tid: u32) {
-    if let Some(stale) = stash::recall(tid)
-        && stale.call & under_way::WRITE != 0
-    {
-        // Its bytes are missing; the position of the next ones says how many.
-        emit::lost(loss::MISSED, 0);
+    if let Some(stale) = stash::current(tid) {
+        if stale.call & under_way::WRITE != 0 {
+            // Its bytes are missing; the position of the next ones says how many.
+            emit::lost(loss::MISSED, 0);
+        }
+        stale.call = 0;
     }
 }
 
@@ -54,56 +55,86 @@ pub fn send_begins<A: Access>(sock: u64, msg: u64) -> Option<()> {
 pub fn send_ends<L: Loops>(ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let stash = stash::recall(tid)?;
+    let stash = stash::current(tid)?;
     if stash.call & under_way::WRITE != 0 {
-        call::write_ends::<L>(&stash, ret, (pid, tid));
+        call::write_ends::<L>(stash, ret, (pid, tid));
     }
     None
 }
 
 #[inline(always)]
 pub fn receive_begins<A: Access>(sock: u64, message: &Message) -> Option<()> {
-    let who = caller()?;
-    forget(who.tid);
     if message.flags & (MSG_OOB | MSG_ERRQUEUE) != 0 {
         return None;
     }
+    let who = caller()?;
+    forget(who.tid);
     let (memory, _) = memory::of_message::<A>(message.msg)?;
-    stash::remember(&Stash {
-        tid: who.tid,
-        call: under_way::READ,
-        contended: 0,
-        // SAFETY: a helper without arguments.
-        enter: unsafe { bpf_ktime_get_ns() },
-        memory,
-        want: message.len,
-        sock,
-        pos: 0,
-        generation: who.how,
-        flags: message.flags,
-        fd: 0,
-        pad: 0,
-    });
+    let stash = stash::begin(who.tid)?;
+    // SAFETY: a helper without arguments.
+    stash.enter = unsafe { bpf_ktime_get_ns() };
+    stash.memory = memory;
+    stash.want = message.len;
+    stash.sock = sock;
+    stash.pos = 0;
+    stash.generation = who.how;
+    stash.flags = message.flags;
+    stash.seen = 1;
+    stash.call = under_way::READ;
+    None
+}
+
+/// A part of a read has been copied, and perhaps more will be: `ret` bytes so far.
+#[inline(always)]
+pub fn receive_goes_on<A: Access, L: Loops>(sock: u64, ret: i64) -> Option<()> {
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    let stash = stash::current(tid)?;
+    if stash.call & under_way::READ == 0 || stash.sock != sock {
+        return None;
+    }
+    let new = ret - stash.pos as i64;
+    if new <= 0 {
+        return None;
+    }
+    pass_on::<A, L>(stash, new, pid, tid);
+    stash.pos = ret as u64;
     None
 }
 
 #[inline(always)]
-pub fn receive_ends<A: Access, L: Loops>(sock: u64, ret: i64) -> Option<()> {
+pub fn receive_ends<A: Access, L: Loops>(ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let stash = stash::recall(tid)?;
-    if stash.call & under_way::READ == 0 || stash.sock != sock || ret == 0 && stash.want == 0 {
+    let stash = stash::current(tid)?;
+    if stash.call & under_way::READ == 0 {
         return None;
     }
-    let inode = A::inode(sock)?;
-    let read = ReadEnd {
-        sock,
-        inode,
-        memory: stash.memory,
-        enter: stash.enter,
-        ret,
-        flags: stash.flags,
+    stash.call = 0;
+    let new = if ret > 0 { ret - stash.pos as i64 } else { ret };
+    // Nothing new, or nothing was asked for: no end of the stream.
+    if new == 0 && (ret > 0 || stash.want == 0) {
+        return None;
+    }
+    pass_on::<A, L>(stash, new, pid, tid);
+    None
+}
+
+/// The next `ret` bytes of a read, or how it ended.
+#[inline(always)]
+fn pass_on<A: Access, L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()> {
+    let sock = stash.sock;
+    let memory = match (stash.pos, stash.memory.place) {
+        (0, _) => stash.memory,
+        (done, place::BUFFER) => {
+            let Memory { base, skip, .. } = stash.memory;
+            Memory::buffer(base.wrapping_add(skip).wrapping_add(done))
+        }
+        // The middle of an iovec, after a wait for more: too rare to be walked to.
+        _ => Memory::OPAQUE,
     };
+    let inode = A::inode(sock)?;
+    let read = ReadEnd { sock, inode, memory, enter: stash.enter, ret, flags: stash.flags };
     call::read_ends::<A, L>(&read, Caller { pid, tid, how: stash.generation });
     None
 }

@@ -18,7 +18,6 @@ use crate::{
     emit::copy::{Helper, Loops, Unrolled},
     kernel::{self, Probed},
     maps::{RECVMSG_NONBLOCK, SOCKET_SK},
-    stash::{self, call as under_way},
 };
 
 #[inline(always)]
@@ -49,7 +48,8 @@ pub fn kprobe_unix_stream_sendmsg(ctx: ProbeContext) -> u32 {
 /// `tcp_recvmsg(sk, msg, len, [nonblock,] flags, addr_len)`
 #[kprobe]
 pub fn kprobe_tcp_recvmsg(ctx: ProbeContext) -> u32 {
-    let flags = if RECVMSG_NONBLOCK.load() != 0 { ctx.arg(4) } else { ctx.arg(3) };
+    let (third, fourth) = (ctx.arg(3), ctx.arg(4));
+    let flags = if RECVMSG_NONBLOCK.load() != 0 { fourth } else { third };
     if let (Some(sock), Some(msg), Some(len), Some(flags)) =
         (ctx.arg(0), ctx.arg(1), ctx.arg(2), flags)
     {
@@ -84,16 +84,7 @@ pub fn kprobe_unix_release(ctx: ProbeContext) -> u32 {
 fn copied<L: Loops>(ctx: &ProbeContext) -> Option<()> {
     let sock: u64 = ctx.arg(0)?;
     let copied: i32 = ctx.arg(1)?;
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let stash = stash::peek(tid)?;
-    // SAFETY: a pointer into the map, from `peek`.
-    let whole = unsafe {
-        (*stash).call & under_way::READ != 0 && (*stash).sock == sock && copied > 0
-    };
-    if whole {
-        function::receive_ends::<Probed, L>(sock, copied.into());
-    }
-    None
+    function::receive_goes_on::<Probed, L>(sock, copied.into())
 }
 
 #[kprobe]
@@ -108,26 +99,17 @@ pub fn kprobe_tcp_cleanup_rbuf_unrolled(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A read that returned, if `tcp_cleanup_rbuf` has not taken it: nothing, an error, or a kernel
-/// that has that function inlined.
-#[inline(always)]
-fn receive_ends<L: Loops>(ctx: &RetProbeContext) -> Option<()> {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let stash = stash::peek(tid)?;
-    // SAFETY: a pointer into the map, from `peek`.
-    let sock = unsafe { (*stash).sock };
-    function::receive_ends::<Probed, L>(sock, i64::from(ctx.ret::<i32>()))
-}
+// A read that returned: what of it `tcp_cleanup_rbuf` has not taken.
 
 #[kretprobe]
 pub fn kretprobe_tcp_recvmsg(ctx: RetProbeContext) -> u32 {
-    receive_ends::<Helper>(&ctx);
+    function::receive_ends::<Probed, Helper>(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[kretprobe]
 pub fn kretprobe_unix_stream_recvmsg(ctx: RetProbeContext) -> u32 {
-    receive_ends::<Helper>(&ctx);
+    function::receive_ends::<Probed, Helper>(i64::from(ctx.ret::<i32>()));
     0
 }
 
@@ -147,13 +129,13 @@ pub fn kretprobe_unix_stream_sendmsg(ctx: RetProbeContext) -> u32 {
 
 #[kretprobe]
 pub fn kretprobe_tcp_recvmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    receive_ends::<Unrolled>(&ctx);
+    function::receive_ends::<Probed, Unrolled>(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[kretprobe]
 pub fn kretprobe_unix_stream_recvmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    receive_ends::<Unrolled>(&ctx);
+    function::receive_ends::<Probed, Unrolled>(i64::from(ctx.ret::<i32>()));
     0
 }
 

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use llmtrace_common::{limits::MAX_CLOSE_RANGE, record::end};
 
 use super::{
-    args::{self, Io, MsgHdr, arch},
+    args::{self, Io, arch},
     call::{self, Caller, ReadEnd},
     common,
 };
@@ -147,28 +147,29 @@ fn begins(io: &Io, who: Caller) {
         let Some(open) = kernel::socket_of(io.fd) else { return };
         call::write_begins::<Probed>(open.sock, open.inode, who, io.memory, io.want);
         if io.call & under_way::MESSAGES != 0
-            && let Some(stash) = stash::peek(who.tid)
+            && let Some(stash) = stash::current(who.tid)
         {
-            // SAFETY: a pointer into the map, from `peek`.
-            unsafe { (*stash).call = io.call };
+            stash.call = io.call;
         }
         return;
     }
-    stash::remember(&Stash {
-        tid: who.tid,
-        call: io.call,
-        contended: 0,
-        // SAFETY: a helper without arguments.
-        enter: unsafe { bpf_ktime_get_ns() },
-        memory: io.memory,
-        want: io.want,
-        sock: 0,
-        pos: 0,
-        generation: who.how,
-        flags: io.flags,
-        fd: io.fd,
-        pad: 0,
-    });
+    // SAFETY: a helper without arguments.
+    read_begins(io, who, unsafe { bpf_ktime_get_ns() });
+}
+
+#[inline(always)]
+fn read_begins(io: &Io, who: Caller, enter: u64) -> Option<&'static mut Stash> {
+    let stash = stash::begin(who.tid)?;
+    stash.enter = enter;
+    stash.memory = io.memory;
+    stash.want = io.want;
+    stash.sock = 0;
+    stash.pos = 0;
+    stash.generation = who.how;
+    stash.flags = io.flags;
+    stash.fd = io.fd;
+    stash.call = io.call;
+    Some(stash)
 }
 
 /// `splice(fd_in, off_in, fd_out, off_out, len, flags)`: one of the two is a pipe.
@@ -245,11 +246,38 @@ pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Only reads that were under way when the agent came, beside hooks on functions, which do not see
+/// the return of a call whose entry they did not see. Attached until there are none left.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_reads(ctx: RawTracePointContext) -> i32 {
+    reads_under_way::<Helper>(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_reads_unrolled(ctx: RawTracePointContext) -> i32 {
+    reads_under_way::<Unrolled>(&ctx);
+    0
+}
+
+#[inline(always)]
+fn reads_under_way<L: Loops>(ctx: &RawTracePointContext) {
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    if target::of_current(pid) == 0 || stash::take_seen(tid) {
+        return;
+    }
+    if let Some(stash) = read_under_way(ctx, pid, tid) {
+        read_done::<L>(stash, ctx.arg(1), pid, tid);
+        stash.call = 0;
+    }
+}
+
 #[inline(always)]
 fn exit<L: Loops>(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let stash = match stash::recall(tid) {
+    let stash = match stash::current(tid) {
         Some(stash) => stash,
         None => match read_under_way(ctx, pid, tid) {
             Some(stash) => stash,
@@ -258,18 +286,23 @@ fn exit<L: Loops>(ctx: &RawTracePointContext) {
     };
     let ret: i64 = ctx.arg(1);
     if stash.call & under_way::MESSAGES != 0 {
-        messages::<L>(&stash, ret, pid, tid);
+        messages::<L>(stash, ret, pid, tid);
     } else if stash.call & under_way::WRITE != 0 {
-        call::write_ends::<L>(&stash, ret, (pid, tid));
+        write_done::<L>(stash, ret, pid, tid);
     } else {
-        read_done::<L>(&stash, ret, pid, tid);
+        read_done::<L>(stash, ret, pid, tid);
     }
+    stash.call = 0;
 }
 
 /// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
 /// threads of a blocking server do on idle connections. The registers still hold its arguments.
 #[inline(always)]
-fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<Stash> {
+fn read_under_way(
+    ctx: &RawTracePointContext,
+    pid: u32,
+    tid: u32,
+) -> Option<&'static mut Stash> {
     let regs: u64 = ctx.arg(0);
     let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
     if class_of(nr) != class::READS {
@@ -281,24 +314,19 @@ fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<Stas
     }
     let regs = args::registers(regs)?;
     let io = args::io(nr, &regs)?;
-    Some(Stash {
-        tid,
-        call: io.call,
-        contended: 0,
-        // Unknown: the exit time is taken for it.
-        enter: 0,
-        memory: io.memory,
-        want: io.want,
-        sock: 0,
-        pos: 0,
-        generation: how,
-        flags: io.flags,
-        fd: io.fd,
-        pad: 0,
-    })
+    // The time is not known: that of the exit is taken for it.
+    read_begins(&io, Caller { pid, tid, how }, 0)
 }
 
-#[inline(always)]
+// Functions of their own: the verifier adds up the stacks of those that are inside each other, and
+// one that had all of it inlined would have too much.
+
+#[inline(never)]
+fn write_done<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
+    call::write_ends::<L>(stash, ret, (pid, tid));
+}
+
+#[inline(never)]
 fn read_done<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
     // Nothing was asked for: no end of the stream.
     if ret == 0 && stash.want == 0 && stash.memory.count <= 1 {
@@ -316,20 +344,18 @@ fn read_done<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
     call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
 }
 
-/// `struct mmsghdr`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Message {
-    header: MsgHdr,
-    _control: [u64; 3],
-    len: u32,
-    _pad: u32,
+/// `struct mmsghdr`: its size, where the iovec and its length are, and where the kernel writes how
+/// many bytes it moved.
+mod mmsghdr {
+    pub const SIZE: u64 = 64;
+    pub const IOV: u64 = 16;
+    pub const LEN: u64 = 56;
 }
 
 /// recvmmsg and sendmmsg, rare on streams: the first messages are copied; what more there are is
 /// seen as a gap by the positions of TCP, and a unix socket is announced anew.
-#[inline(always)]
-fn messages<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
+#[inline(never)]
+fn messages<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
     if ret <= 0 {
         return;
     }
@@ -341,15 +367,21 @@ fn messages<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
             return;
         }
     }
-    let mut one = *stash;
+    let list = stash.memory.base;
     for i in 0..L::MESSAGES {
         if i64::from(i) >= ret {
             break;
         }
-        let address = stash.memory.base + u64::from(i) * size_of::<Message>() as u64;
-        // SAFETY: the helper fails on an address that cannot be read.
-        let Ok(message) = (unsafe { bpf_probe_read_user(address as *const Message) }) else { break };
-        one.memory = Memory::user_iovec(message.header.iov, message.header.iov_len as u32);
+        let address = list + u64::from(i) * mmsghdr::SIZE;
+        // SAFETY: the helpers fail on an address that cannot be read.
+        let (iov, len) = unsafe {
+            (
+                bpf_probe_read_user((address + mmsghdr::IOV) as *const [u64; 2]),
+                bpf_probe_read_user((address + mmsghdr::LEN) as *const u32),
+            )
+        };
+        let (Ok([iov, count]), Ok(len)) = (iov, len) else { break };
+        stash.memory = Memory::user_iovec(iov, count as u32);
         if let Some(open) = open {
             // The kernel's position is that of the last byte of all: gaps would be invented.
             let read = ReadEnd {
@@ -357,13 +389,13 @@ fn messages<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
                 inode: open.inode,
                 memory: Memory::OPAQUE,
                 enter: stash.enter,
-                ret: message.len.into(),
+                ret: len.into(),
                 flags: stash.flags,
             };
             call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
         } else {
-            call::write_ends::<L>(&one, message.len.into(), (pid, tid));
-            one.pos += u64::from(message.len);
+            call::write_ends::<L>(stash, len.into(), (pid, tid));
+            stash.pos += u64::from(len);
         }
     }
     if ret > i64::from(L::MESSAGES) && writes && !common::is_sequenced(stash.sock) {

@@ -27,7 +27,7 @@ use crate::{
     kernel::{Access, Typed, field},
     maps::{HANDOVERS, SOCK_FAMILY, SOCK_SHUTDOWN, UNIX_PEER},
     memory::{self, Memory},
-    stash::{self, Stash, call as under_way},
+    stash::{self, call as under_way},
     target,
 };
 
@@ -53,7 +53,7 @@ fn begins(ctx: &BtfTracePointContext) -> Option<()> {
     let who = caller()?;
     let sock: u64 = ctx.arg(0);
     let (memory, want) = memory::of_message::<Typed>(ctx.arg(1))?;
-    if let Some(stash) = stash::peek(who.tid)
+    if let Some(stash) = stash::current(who.tid)
         && call::is_continued::<Typed>(stash, sock, want)
     {
         return None;
@@ -76,12 +76,13 @@ fn sent(ctx: &BtfTracePointContext) -> Option<()> {
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let sock: u64 = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
-    if let Some(stash) = stash::recall(tid) {
+    if let Some(stash) = stash::current(tid) {
         if stash.sock == sock {
-            call::write_ends::<Helper>(&stash, ret.into(), (pid, tid));
+            call::write_ends::<Helper>(stash, ret.into(), (pid, tid));
             return None;
         }
         // A write whose end did not come here: of the kernel's own making.
+        stash.call = 0;
         emit::lost(loss::MISSED, 0);
     }
     let how = target::of_current(pid);
@@ -114,21 +115,15 @@ fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
     } else {
         now
     };
-    let stash = Stash {
-        tid: who.tid,
-        call: under_way::WRITE,
-        contended: 0,
-        enter,
-        memory,
-        want,
-        sock,
-        pos: traced.pos,
-        generation: traced.generation,
-        flags: u32::from(traced.flags) | if traced.blocked { stash::WAS_BLOCKED } else { 0 },
-        fd: 0,
-        pad: 0,
-    };
-    call::write_ends::<Helper>(&stash, ret, (who.pid, who.tid));
+    let stash = stash::begin(who.tid)?;
+    stash.enter = enter;
+    stash.memory = memory;
+    stash.want = want;
+    stash.sock = sock;
+    stash.pos = traced.pos;
+    stash.generation = traced.generation;
+    stash.flags = u32::from(traced.flags) | if traced.blocked { stash::WAS_BLOCKED } else { 0 };
+    call::write_ends::<Helper>(stash, ret, (who.pid, who.tid));
     None
 }
 

@@ -136,7 +136,7 @@ fn attach(ebpf: &mut Ebpf, a: &Attachment) -> Result<(), String> {
 }
 
 /// Takes a program out of the kernel again, and with it what it is attached to.
-fn unload(ebpf: &mut Ebpf, a: &Attachment) {
+pub fn unload(ebpf: &mut Ebpf, a: &Attachment) {
     // One that was not loaded is an error, which says what is wanted.
     let _ = match ebpf.program_mut(a.program) {
         Some(Program::RawTracePoint(program)) => program.unload(),
@@ -162,9 +162,11 @@ pub fn chain(e: &dyn std::error::Error) -> String {
     if std::env::var_os("LLMTRACE_VERIFIER_LOG").is_some() {
         return text;
     }
-    let mut lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    if lines.len() > 4 {
-        lines.drain(1..lines.len() - 3);
+    let figures = ["verification time", "stack depth", "processed "];
+    let says = |l: &&str| !l.is_empty() && !figures.iter().any(|f| l.starts_with(f));
+    let mut lines: Vec<&str> = text.lines().map(str::trim).filter(says).collect();
+    if lines.len() > 3 {
+        lines.drain(1..lines.len() - 2);
     }
     lines.join(" | ")
 }

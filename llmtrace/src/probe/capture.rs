@@ -95,6 +95,7 @@ pub struct Capture {
     features: Features,
     choice: Choice,
     on_unix: Option<Attachment>,
+    at_start: Option<Attachment>,
 }
 
 impl Capture {
@@ -151,6 +152,7 @@ impl Capture {
             features,
             choice: config.choice,
             on_unix: None,
+            at_start: None,
         };
         Ok((capture, ring))
     }
@@ -172,6 +174,10 @@ impl Capture {
             });
         };
         self.on_unix = plan.on_unix;
+        // After the hooks: a read that begins now is theirs.
+        self.at_start = plan.at_start.filter(|attachment| {
+            attach::one(&mut self.ebpf, &mut types, attachment).is_ok()
+        });
         Ok(Chosen { hooks: plan.hooks, refused, missing })
     }
 
@@ -181,6 +187,18 @@ impl Capture {
         let program = attachment.program;
         attach::one(&mut self.ebpf, &mut KernelTypes::default(), &attachment)
             .map_err(|reason| ProbeError::Attach { program, reason })
+    }
+
+    /// Whether reads that were under way at the start are still looked for.
+    pub fn watches_start(&self) -> bool {
+        self.at_start.is_some()
+    }
+
+    /// Reads that were under way at the start are over, or no longer waited for.
+    pub fn start_is_over(&mut self) {
+        if let Some(attachment) = self.at_start.take() {
+            attach::unload(&mut self.ebpf, &attachment);
+        }
     }
 
     /// Notes that a target listens on a TCP port: when bytes arrive there is of interest.

@@ -30,6 +30,8 @@ pub struct Features {
     pub bpf_loop: bool,
     /// The `bpf_task_pt_regs` helper.
     pub task_regs: bool,
+    /// How many arguments `tcp_recvmsg` has.
+    pub recvmsg_arguments: usize,
 }
 
 /// Functions that back ends hook.
@@ -68,6 +70,7 @@ impl Features {
             kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             bpf_loop: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop),
             task_regs: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs),
+            recvmsg_arguments: types.arguments("tcp_recvmsg").unwrap_or(0),
         }
     }
 

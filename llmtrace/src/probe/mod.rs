@@ -14,6 +14,7 @@ pub mod object;
 pub mod offsets;
 pub mod plan;
 pub mod ring;
+pub mod signals;
 pub mod target;
 pub mod types;
 

@@ -100,7 +100,7 @@ fn iterator(types: &Types, offsets: &mut Offsets) -> Result<(), ProbeError> {
         ("ITER_UBUF_KIND", ubuf),
     ]);
     // `nonblock` went from `tcp_recvmsg` in 5.19.
-    let nonblock = types.arguments("tcp_recvmsg").is_some_and(|n| n == 6);
+    let nonblock = types.arguments("tcp_recvmsg") == Some(6);
     offsets.fields.push(("RECVMSG_NONBLOCK", u32::from(nonblock)));
     Ok(())
 }

@@ -127,6 +127,8 @@ pub struct Plan {
     pub attachments: Vec<Attachment>,
     /// Attached when the first unix socket turns up: it makes every system call dearer.
     pub on_unix: Option<Attachment>,
+    /// Attached until the reads that were under way at the start are over: it does so too.
+    pub at_start: Option<Attachment>,
 }
 
 /// A set of hooks that cannot be used, and why.
@@ -181,6 +183,14 @@ fn variant(features: &Features, looped: &'static str, unrolled: &'static str) ->
     if features.bpf_loop { looped } else { unrolled }
 }
 
+/// Hooks on functions do not see the return of a call that was under way before them.
+fn reads(features: &Features) -> Option<Attachment> {
+    let program = variant(features, "sys_exit_reads", "sys_exit_reads_unrolled");
+    features
+        .has_tracepoint("sys_exit")
+        .then(|| wanted(program, Hook::RawTracepoint("sys_exit")))
+}
+
 fn functions(features: &Features, names: &[&str]) -> Result<(), String> {
     match names.iter().find(|name| !features.has_function(name)) {
         Some(name) => Err(format!("this kernel has no function {name}")),
@@ -199,11 +209,18 @@ fn fentry(features: &Features) -> Result<Plan, String> {
     use Hook::{Fentry, Fexit};
     functions(features, &["tcp_sendmsg", "tcp_recvmsg"])?;
     let v = |looped, unrolled| variant(features, looped, unrolled);
+    // Where an argument and the return value lie depends on how many arguments there are.
+    let (entry, exit) = match (features.recvmsg_arguments, features.bpf_loop) {
+        (4, true) => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_4"),
+        (5, true) => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_5"),
+        (6, _) => ("fentry_tcp_recvmsg_nonblock", "fexit_tcp_recvmsg_6_unrolled"),
+        (n, _) => return Err(format!("this kernel's tcp_recvmsg has {n} arguments")),
+    };
     let mut attachments = vec![
         needed(v("fexit_tcp_sendmsg", "fexit_tcp_sendmsg_unrolled"), Fexit("tcp_sendmsg")),
-        needed(v("fexit_tcp_recvmsg", "fexit_tcp_recvmsg_unrolled"), Fexit("tcp_recvmsg")),
+        needed(exit, Fexit("tcp_recvmsg")),
         needed("fentry_tcp_sendmsg", Fentry("tcp_sendmsg")),
-        needed("fentry_tcp_recvmsg", Fentry("tcp_recvmsg")),
+        needed(entry, Fentry("tcp_recvmsg")),
     ];
     // Unix sockets may be a module, which vmlinux's BTF does not name.
     if functions(features, &["unix_stream_sendmsg", "unix_stream_recvmsg", "unix_release"]).is_ok()
@@ -222,7 +239,7 @@ fn fentry(features: &Features) -> Result<Plan, String> {
             wanted("fentry_unix_release", Fentry("unix_release")),
         ]);
     }
-    Ok(Plan { hooks: Hooks::Fentry, attachments, on_unix: None })
+    Ok(Plan { hooks: Hooks::Fentry, attachments, on_unix: None, at_start: reads(features) })
 }
 
 fn kprobe(features: &Features) -> Result<Plan, String> {
@@ -261,7 +278,7 @@ fn kprobe(features: &Features) -> Result<Plan, String> {
         wanted("kprobe_unix_stream_recvmsg", Kprobe("unix_stream_recvmsg")),
         wanted("kprobe_unix_release", Kprobe("unix_release")),
     ]);
-    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None })
+    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None, at_start: reads(features) })
 }
 
 fn sockets(features: &Features) -> Result<Plan, String> {
@@ -275,6 +292,7 @@ fn sockets(features: &Features) -> Result<Plan, String> {
         hooks: Hooks::Sockets,
         attachments: HOOKS.iter().map(|at| needed(at, BtfTracepoint(at))).collect(),
         on_unix: Some(wanted("sys_enter_close", Hook::RawTracepoint("sys_enter"))),
+        at_start: None,
     })
 }
 
@@ -289,6 +307,7 @@ fn syscalls(features: &Features) -> Result<Plan, String> {
             needed("sys_enter", RawTracepoint("sys_enter")),
         ],
         on_unix: None,
+        at_start: None,
     })
 }
 
@@ -305,6 +324,7 @@ mod tests {
             kprobes: true,
             bpf_loop: true,
             task_regs: true,
+            recvmsg_arguments: 5,
         }
     }
 
@@ -316,7 +336,9 @@ mod tests {
     /// 5.10: no `bpf_loop`, none of the newer tracepoints.
     fn old() -> Features {
         let newer = ["tcp_sendmsg_locked", "sock_send_length", "sock_recv_length", "sk_data_ready"];
-        without_tracepoints(Features { bpf_loop: false, task_regs: false, ..full() }, &newer)
+        let features =
+            Features { bpf_loop: false, task_regs: false, recvmsg_arguments: 6, ..full() };
+        without_tracepoints(features, &newer)
     }
 
     fn order(features: &Features, choice: Choice) -> Vec<Hooks> {
@@ -352,6 +374,23 @@ mod tests {
                 || attachment.hook.place() == "tcp_cleanup_rbuf";
             assert_eq!(attachment.program.ends_with("_unrolled"), copies, "{attachment:?}");
         }
+    }
+
+    /// 5.17 and 5.18 have the one and still the other.
+    #[test]
+    fn the_arguments_of_recvmsg_decide_where_its_return_value_is() {
+        let receive = |features: &Features| {
+            let plan = plan(features, Choice::Fentry).0.remove(0);
+            let is = |a: &&Attachment| a.hook == Hook::Fexit("tcp_recvmsg");
+            plan.attachments.iter().find(is).map(|a| a.program)
+        };
+        assert_eq!(receive(&full()), Some("fexit_tcp_recvmsg_5"));
+        let newer = Features { recvmsg_arguments: 4, ..full() };
+        assert_eq!(receive(&newer), Some("fexit_tcp_recvmsg_4"));
+        let between = Features { recvmsg_arguments: 6, ..full() };
+        assert_eq!(receive(&between), Some("fexit_tcp_recvmsg_6_unrolled"));
+        let other = Features { recvmsg_arguments: 7, ..full() };
+        assert!(plan(&other, Choice::Fentry).1[0].reason.contains("7 arguments"));
     }
 
     #[test]
