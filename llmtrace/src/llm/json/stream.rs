@@ -392,12 +392,14 @@ mod tests {
 
     /// Serialised from a tree, so that it is a whole text.
     fn text() -> impl Strategy<Value = String> {
-        let leaf = prop::sample::select(vec!["1", "null", "true", "\"s\"", "\"\\\"\"", "-2.5", "\"\""])
-            .prop_map(str::to_owned);
+        let leaf =
+            prop::sample::select(vec!["1", "null", "true", "\"s\"", "\"\\\"\"", "-2.5", "\"\""])
+                .prop_map(str::to_owned);
         leaf.prop_recursive(6, 40, 4, |inner| {
             let key = prop::sample::select(vec!["model", "options", "deep", "list", "x", "a"]);
             prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(", "))),
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|v| format!("[{}]", v.join(", "))),
                 prop::collection::vec((key, inner), 0..4).prop_map(|v| {
                     let members: Vec<_> = v.iter().map(|(k, v)| format!("\"{k}\": {v}")).collect();
                     format!("{{{}}}", members.join(" ,"))

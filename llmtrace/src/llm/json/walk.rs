@@ -19,7 +19,11 @@ pub fn walk<'a>(text: &'a [u8], paths: Paths, mut on: impl FnMut(Node, Value<'a>
             b'{' | b'[' if depth == MAX_LEVEL => cursor.skip(),
             b'{' | b'[' => {
                 let is_array = next == b'[';
-                if is_array { cursor.array() } else { cursor.object() };
+                if is_array {
+                    cursor.array()
+                } else {
+                    cursor.object()
+                };
                 on(node, Value::Container);
                 levels[depth] = node;
                 arrays = if is_array { arrays | 1 << depth } else { arrays & !(1 << depth) };
