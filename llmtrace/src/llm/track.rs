@@ -123,6 +123,7 @@ impl Stream {
         if choice.tokens {
             slot.touched = true;
             seen.tokens = true;
+            seen.cumulative |= choice.cumulative;
         }
     }
 
@@ -140,11 +141,13 @@ impl Stream {
         if let Some(fallback) = facts.fallback {
             self.fallback = fallback.or(self.fallback);
         }
+        // Counts of all choices say of one choice what is new only if there is but one.
+        let of_one = seen.choices == 1 && !(facts.of_all && !self.more.is_empty());
         if let Some(usage) = facts.usage {
-            self.usage(seen, usage);
+            self.usage(seen, usage, of_one);
         }
         if seen.tokens {
-            self.tokens(t, seen, facts.usage.is_some_and(|u| u.output.is_some()));
+            self.tokens(t, seen, of_one && facts.usage.is_some_and(|u| u.output.is_some()));
         }
     }
 
@@ -160,6 +163,9 @@ impl Stream {
                     k += self.slot_tokens(t, Some(i), has_total);
                 }
             }
+        }
+        if k == 0 && seen.cumulative && self.first_token.is_some() {
+            return;
         }
         self.exact &= !seen.untracked;
         self.token_events += 1;
@@ -230,11 +236,11 @@ impl Stream {
         itl.sum = itl.sum.saturating_add(gap);
     }
 
-    fn usage(&mut self, seen: &Seen, usage: Usage) {
+    fn usage(&mut self, seen: &Seen, usage: Usage, of_one: bool) {
         // The last count that is not null wins.
         self.usage = usage.or(self.usage);
-        self.usage_of_all = seen.choices != 1;
-        if seen.choices == 1
+        self.usage_of_all = !of_one;
+        if of_one
             && usage.output.is_some()
             && let Some(slot) = self.slot(seen.index)
         {
@@ -313,6 +319,8 @@ pub struct Seen {
     /// Index of the last of them.
     index: u32,
     tokens: bool,
+    /// Texts are all that there is so far.
+    cumulative: bool,
     /// One of those with tokens is not followed.
     untracked: bool,
 }

@@ -301,7 +301,7 @@ fn routes() {
         endpoint("/openai/deployments/d/chat/completions?api-version=1"),
         "/v1/chat/completions"
     );
-    assert_eq!(endpoint("/completions/"), "/v1/completions");
+    assert_eq!(endpoint("/completions/"), "/completions");
     assert_eq!(endpoint("/v1/completions/x"), "");
     let other = start("/health", "");
     assert!(!other.is_llm());

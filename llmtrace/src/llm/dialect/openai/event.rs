@@ -71,7 +71,7 @@ impl Decoder {
     ) -> Facts<'a> {
         if let Some(text) = self.plain(data) {
             let Self { index, count, .. } = *self;
-            on_choice(Choice { index, tokens: text > 0, count, finish: None });
+            on_choice(Choice { index, tokens: text > 0, count, ..Choice::default() });
             return Facts::default();
         }
         self.any(data, on_choice)
