@@ -85,32 +85,61 @@ impl Decoder {
                     b'\\' => self.state = State::Text { escaped: true },
                     _ => {}
                 },
-                State::Element => match b {
-                    b'"' => self.state = State::String { escaped: false },
-                    b'{' | b'[' => self.depth += 1,
-                    b'}' | b']' => {
-                        self.depth -= 1;
-                        if self.depth == 0 {
-                            self.state = State::Between;
-                            self.dispatch(&bytes[start..at], &mut on);
-                        }
+                State::Element | State::String { .. } => {
+                    at = self.inside(bytes, at - 1);
+                    if self.depth == 0 {
+                        self.dispatch(&bytes[start..at], &mut on);
                     }
-                    _ => {}
-                },
-                State::String { escaped: true } => self.state = State::String { escaped: false },
-                State::String { escaped: false } => {
-                    let Some(i) = memchr::memchr2(b'"', b'\\', &bytes[at - 1..]) else { break };
-                    at += i;
-                    self.state = match bytes[at - 1] {
-                        b'"' => State::Element,
-                        _ => State::String { escaped: true },
-                    };
                 }
             }
         }
         if matches!(self.state, State::Element | State::String { .. }) {
             self.keep(&bytes[start..]);
         }
+    }
+
+    /// Goes on at `at` in an element, up to its end or that of the piece.
+    fn inside(&mut self, bytes: &[u8], mut at: usize) -> usize {
+        if self.state == (State::String { escaped: true }) {
+            self.state = State::String { escaped: false };
+            at += 1;
+        }
+        while at < bytes.len() {
+            if self.state == State::Element {
+                let rest = &bytes[at..];
+                let Some(i) =
+                    rest.iter().position(|b| matches!(b, b'"' | b'[' | b']' | b'{' | b'}'))
+                else {
+                    break;
+                };
+                at += i + 1;
+                match rest[i] {
+                    b'"' => self.state = State::String { escaped: false },
+                    b'{' | b'[' => self.depth += 1,
+                    _ => {
+                        self.depth -= 1;
+                        if self.depth == 0 {
+                            self.state = State::Between;
+                            return at;
+                        }
+                    }
+                }
+            } else {
+                // Most strings are short.
+                let rest = &bytes[at..];
+                let near = rest.iter().take(16).position(|b| matches!(b, b'"' | b'\\'));
+                let Some(i) = near.or_else(|| memchr::memchr2(b'"', b'\\', rest)) else { break };
+                at += i + 1;
+                if rest[i] == b'"' {
+                    self.state = State::Element;
+                } else if at < bytes.len() {
+                    at += 1;
+                } else {
+                    self.state = State::String { escaped: true };
+                }
+            }
+        }
+        bytes.len()
     }
 
     /// The body is over: hands out what there is of an element that is not complete.

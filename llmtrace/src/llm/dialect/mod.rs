@@ -12,6 +12,8 @@ mod bedrock;
 mod cohere;
 mod gemini;
 mod generate;
+mod invocations;
+mod kobold;
 mod llamacpp;
 mod note;
 mod ollama;
@@ -53,6 +55,8 @@ pub enum Dialect {
     LlamaCpp,
     /// A path that several servers use; the request's body says which of them.
     Generate,
+    /// The same of SageMaker's path.
+    Invocations,
     /// SGLang's own.
     Sglang,
     Tgi,
@@ -60,6 +64,8 @@ pub enum Dialect {
     /// Invoke and Converse.
     Bedrock,
     Cohere,
+    /// KoboldCpp's own.
+    Kobold,
 }
 
 /// What a dialect's module says. `REQUEST` and `RESPONSE` lead to the nodes of [`request::ask`] and
@@ -86,8 +92,8 @@ macro_rules! with_api {
     ($dialect:expr, $api:ident => $body:expr) => {
         with_api!(@ $dialect, $api, $body,
             OpenAi openai, Responses responses, Audio audio, Vectors vectors, Anthropic anthropic,
-            Gemini gemini, Ollama ollama, LlamaCpp llamacpp, Generate generate, Sglang sglang,
-            Tgi tgi, Triton triton, Bedrock bedrock, Cohere cohere)
+            Gemini gemini, Ollama ollama, LlamaCpp llamacpp, Generate generate, Invocations invocations, Sglang sglang,
+            Tgi tgi, Triton triton, Bedrock bedrock, Cohere cohere, Kobold kobold)
     };
     (@ $dialect:expr, $api:ident, $body:expr, $($variant:ident $module:ident),+) => {
         match $dialect {

@@ -121,13 +121,19 @@ pub fn classify<'a>(head: &'a RequestHead<'_>) -> Option<Call<'a>> {
             };
             Some(Call { route: endpoint, model: between(dir, "/v2/models/") })
         }
+        "generate" if ends(dir, "/api/v1") || ends(dir, "/api/latest") => {
+            call(route(Kobold, Completion, "/api/v1/generate").unsure())
+        }
+        "stream" if ends(dir, "/api/extra/generate") => {
+            call(route(Kobold, Completion, "/api/extra/generate/stream").streams().unsure())
+        }
         "generate" => call(route(Generate, Completion, "/generate").unsure()),
         "generate_stream" => {
             call(route(Generate, Completion, "/generate_stream").streams().unsure())
         }
         "" if dir.is_empty() => call(route(Generate, Completion, "/").unsure()),
         "invocations" if dir.is_empty() => {
-            call(route(Generate, Completion, "/invocations").unsure())
+            call(route(Invocations, Completion, "/invocations").unsure())
         }
         "vertex" if dir.is_empty() => call(route(Generate, Completion, "/vertex").unsure()),
         _ => bedrock(dir, last).or_else(|| google(dir, last)),
@@ -274,6 +280,8 @@ mod tests {
                 Some("anthropic.claude-v1%3A0"),
             ),
             ("/v2/chat", Cohere, "/v2/chat", false, None),
+            ("/api/latest/generate", Kobold, "/api/v1/generate", false, None),
+            ("/api/extra/generate/stream", Kobold, "/api/extra/generate/stream", false, None),
             (
                 "/v1beta/models/gemini-2.0:streamGenerateContent?alt=sse",
                 Gemini,
