@@ -142,7 +142,7 @@ impl Stream {
             self.fallback = fallback.or(self.fallback);
         }
         // Counts of all choices say of one choice what is new only if there is but one.
-        let of_one = seen.choices == 1 && !(facts.of_all && !self.more.is_empty());
+        let of_one = seen.choices == 1 && (!facts.of_all || self.more.is_empty());
         if let Some(usage) = facts.usage {
             self.usage(seen, usage, of_one);
         }

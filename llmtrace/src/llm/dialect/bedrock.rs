@@ -126,9 +126,13 @@ impl Dialect for Api {
     }
 }
 
+/// Memory for a decoded event that is kept for the next one.
+const KEEP: usize = 1024;
+
 /// The vendor's event in a chunk of InvokeModel; None if this is no such chunk.
 pub fn unwrap<'a>(data: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     out.clear();
+    out.shrink_to(KEEP);
     let mut cursor = Cursor::new(data);
     if !cursor.object() {
         return None;
