@@ -1,6 +1,6 @@
 //! The body of a response, on its way from bytes to facts: which framing it has, and its events.
 
-use super::dialect::{Asked, Decoder, Dialect, Route, Whole};
+use super::dialect::{Asked, Decoder, Dialect, Route, Whole, openai};
 use super::outcome::{Drops, Ns};
 use super::track::{Seen, Stream};
 use crate::http::{ResponseHead, eventstream, json_array, ndjson, sse};
@@ -92,32 +92,43 @@ impl Events {
     #[inline]
     pub fn push(&mut self, t: Ns, bytes: &[u8], stream: &mut Stream) {
         let Self { splitter, decoder, long } = self;
-        match splitter {
-            Splitter::Sse(sse) => sse.push(bytes, |event| {
-                *long += u32::from(event.truncated);
-                on_event(t, event.name, event.data, decoder, stream);
-            }),
-            _ => self.push_other(t, bytes, stream),
+        // The hot path, apart, so that it is compiled for itself.
+        if let (Splitter::Sse(sse), Decoder::OpenAi(decoder)) = (splitter, decoder) {
+            sse.push(bytes, |event| {
+                if event.truncated {
+                    *long = long.saturating_add(1);
+                }
+                match decoder.plain(event.data) {
+                    Some(choice) => stream.plain(t, &choice),
+                    None => on_openai(t, event.data, decoder, stream),
+                }
+            });
+        } else {
+            self.push_other(t, bytes, stream);
         }
     }
 
+    #[inline(never)]
     fn push_other(&mut self, t: Ns, bytes: &[u8], stream: &mut Stream) {
         let Self { splitter, decoder, long } = self;
         match splitter {
-            Splitter::Sse(_) => {}
+            Splitter::Sse(sse) => sse.push(bytes, |event| {
+                *long = long.saturating_add(u32::from(event.truncated));
+                on_event(t, event.name, event.data, false, decoder, stream);
+            }),
             Splitter::Lines(lines) => lines.push(bytes, |line| {
                 *long = long.saturating_add(u32::from(line.truncated));
-                on_other(t, b"", line.data, false, decoder, stream);
+                on_event(t, b"", line.data, false, decoder, stream);
             }),
             Splitter::Array(array) => {
                 array.push(bytes, |element| {
                     *long = long.saturating_add(u32::from(element.truncated));
-                    on_other(t, b"", element.data, false, decoder, stream);
+                    on_event(t, b"", element.data, false, decoder, stream);
                 });
                 stream.done |= array.is_over();
             }
             Splitter::Frames(frames) => frames.push(bytes, |frame| {
-                on_other(t, frame.name, frame.payload, frame.exception, decoder, stream);
+                on_event(t, frame.name, frame.payload, frame.exception, decoder, stream);
             }),
         }
     }
@@ -128,14 +139,14 @@ impl Events {
         match splitter {
             Splitter::Sse(sse) => sse.finish(|event| {
                 *long = long.saturating_add(u32::from(event.truncated));
-                on_event(t, event.name, event.data, decoder, stream);
+                on_event(t, event.name, event.data, false, decoder, stream);
             }),
             Splitter::Lines(lines) => lines.finish(|line| {
                 *long = long.saturating_add(u32::from(line.truncated));
-                on_other(t, b"", line.data, false, decoder, stream);
+                on_event(t, b"", line.data, false, decoder, stream);
             }),
             Splitter::Array(array) => array.finish(|element| {
-                on_other(t, b"", element.data, false, decoder, stream);
+                on_event(t, b"", element.data, false, decoder, stream);
             }),
             Splitter::Frames(_) => {}
         }
@@ -162,16 +173,14 @@ impl Events {
     }
 }
 
-#[inline]
-fn on_event(t: Ns, name: &[u8], data: &[u8], decoder: &mut Decoder, stream: &mut Stream) {
+#[inline(never)]
+fn on_openai(t: Ns, data: &[u8], decoder: &mut openai::Decoder, stream: &mut Stream) {
     let mut seen = Seen::default();
-    let facts = decoder.event(name, data, false, |choice| stream.choice(&mut seen, &choice));
+    let facts = decoder.other(data, |choice| stream.choice(&mut seen, &choice));
     stream.event(t, &seen, &facts);
 }
 
-/// The same, out of the hot path.
-#[inline(never)]
-fn on_other(
+fn on_event(
     t: Ns,
     name: &[u8],
     data: &[u8],

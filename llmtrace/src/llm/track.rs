@@ -123,7 +123,17 @@ impl Stream {
         if choice.tokens {
             slot.touched = true;
             seen.tokens = true;
-            seen.cumulative |= choice.cumulative;
+        }
+    }
+
+    /// An event that says one thing of one choice, and nothing else.
+    #[inline]
+    pub fn plain(&mut self, t: Ns, choice: &Choice<'_>) {
+        let mut seen = Seen::default();
+        self.choice(&mut seen, choice);
+        self.events += 1;
+        if seen.tokens {
+            self.tokens(t, &seen, false, false);
         }
     }
 
@@ -141,18 +151,20 @@ impl Stream {
         if let Some(fallback) = facts.fallback {
             self.fallback = fallback.or(self.fallback);
         }
-        // Counts of all choices say of one choice what is new only if there is but one.
-        let of_one = seen.choices == 1 && (!facts.of_all || self.more.is_empty());
+        let mut has_total = false;
         if let Some(usage) = facts.usage {
+            // Counts of all choices say of one choice what is new only if there is but one.
+            let of_one = seen.choices == 1 && (!facts.of_all || self.more.is_empty());
+            has_total = of_one && usage.output.is_some();
             self.usage(seen, usage, of_one);
         }
         if seen.tokens {
-            self.tokens(t, seen, of_one && facts.usage.is_some_and(|u| u.output.is_some()));
+            self.tokens(t, seen, has_total, facts.cumulative);
         }
     }
 
     #[inline]
-    fn tokens(&mut self, t: Ns, seen: &Seen, has_total: bool) {
+    fn tokens(&mut self, t: Ns, seen: &Seen, has_total: bool, cumulative: bool) {
         let mut k = 0;
         if self.first.touched {
             k += self.slot_tokens(t, None, has_total);
@@ -164,7 +176,7 @@ impl Stream {
                 }
             }
         }
-        if k == 0 && seen.cumulative && self.first_token.is_some() {
+        if k == 0 && cumulative && self.first_token.is_some() {
             return;
         }
         self.exact &= !seen.untracked;
@@ -319,8 +331,6 @@ pub struct Seen {
     /// Index of the last of them.
     index: u32,
     tokens: bool,
-    /// Texts are all that there is so far.
-    cumulative: bool,
     /// One of those with tokens is not followed.
     untracked: bool,
 }

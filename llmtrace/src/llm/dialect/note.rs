@@ -11,8 +11,6 @@ pub struct Choice<'a> {
     pub tokens: bool,
     /// How many, if the event says so itself.
     pub count: Option<u32>,
-    /// The text is all that there is so far: only a count that grew tells new tokens.
-    pub cumulative: bool,
     /// Why the choice ended, escapes and all.
     pub finish: Option<&'a [u8]>,
 }
@@ -26,6 +24,8 @@ pub struct Facts<'a> {
     pub usage: Option<Usage>,
     /// The counts are those of all choices, whatever the event has.
     pub of_all: bool,
+    /// Texts are all that there is so far: only a count that grew tells new tokens.
+    pub cumulative: bool,
     /// Counts of a kind that is only used if there are no others.
     pub fallback: Option<Usage>,
     pub error: bool,
@@ -136,6 +136,8 @@ pub struct Note<'a> {
     pub counts: Counts,
     /// The counts are those of all choices, whatever the event has.
     pub of_all: bool,
+    /// Texts are all that there is so far.
+    pub cumulative: bool,
     pub error: bool,
     pub done: bool,
     /// A choice that is complete, to be fetched.

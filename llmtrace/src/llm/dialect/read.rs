@@ -40,7 +40,6 @@ impl Decoder {
     }
 
     /// `exception`: the framing itself says that this event is an error.
-    #[inline]
     pub fn event<'a>(
         &'a mut self,
         name: &[u8],
@@ -125,8 +124,8 @@ fn read<'a, A: Api>(
         // An older count of the output says nothing of this event.
         Usage { output: usage.output.filter(|_| note.counts.has_output()), ..usage }
     });
-    let Note { model, of_all, error, done, .. } = note;
-    Facts { model, usage, of_all, fallback: None, error, done }
+    let Note { model, of_all, cumulative, error, done, .. } = note;
+    Facts { model, usage, of_all, cumulative, fallback: None, error, done }
 }
 
 /// Reads a response body that is one text as it goes by.

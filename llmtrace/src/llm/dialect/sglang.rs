@@ -49,11 +49,11 @@ impl Dialect for Api {
         };
         match (node, value) {
             (TEXT, Value::String(text)) if !text.is_empty() => {
-                (note.choice.tokens, note.choice.cumulative) = (true, true);
+                (note.choice.tokens, note.cumulative) = (true, true);
             }
             // Without a tokenizer in the server, ids are all that there is.
             (TEXT, Value::Container) => {
-                (note.choice.tokens, note.choice.cumulative) = (true, true);
+                (note.choice.tokens, note.cumulative) = (true, true);
             }
             (PROMPT, _) => add(&mut note.counts.prompt),
             (OUTPUT, _) => add(&mut note.counts.output),
