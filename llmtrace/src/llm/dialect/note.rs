@@ -217,3 +217,35 @@ impl<'a> Note<'a> {
 pub fn is_something(value: Value<'_>) -> bool {
     !matches!(value, Value::Scalar(b"null" | b"false") | Value::String(b"") | Value::End)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_made_equal() {
+        let usage = |counts: Counts| {
+            let Usage { prompt, output, cached, .. } = counts.usage();
+            (prompt, output, cached)
+        };
+        let none = Counts::default();
+        assert_eq!(usage(none), (None, None, None));
+        // Anthropic's kind: what was read from and written to a cache is counted apart.
+        let parts = Counts { fresh: Some(25), cached: Some(100), written: Some(10), ..none };
+        assert_eq!(usage(parts), (Some(135), None, Some(100)));
+        // OpenAI's kind: it is not.
+        let whole = Counts { prompt: Some(25), cached: Some(20), output: Some(7), ..none };
+        assert_eq!(usage(whole), (Some(25), Some(7), Some(20)));
+        // Gemini's kind: reasoning is counted apart.
+        let apart = Counts { answer: Some(9), reasoning: Some(4), ..none };
+        assert_eq!(usage(apart), (None, Some(13), None));
+        // A second source gives way to the first, count by count.
+        let timed =
+            Counts { timed_fresh: Some(1), timed_cached: Some(3), timed_output: Some(5), ..none };
+        assert_eq!(usage(timed), (Some(4), Some(5), Some(3)));
+        assert_eq!(usage(whole.or(timed)), (Some(25), Some(7), Some(20)));
+        // Hostile counts do not overflow.
+        let most = Counts { fresh: Some(u64::MAX), cached: Some(1), ..none };
+        assert_eq!(usage(most), (Some(u64::MAX), None, Some(1)));
+    }
+}
