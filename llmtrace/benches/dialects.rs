@@ -104,7 +104,7 @@ const STREAMS: &[Stream] = &[
     Stream {
         name: "sglang",
         path: "/generate",
-        body: r#"{"text":"x","stream":true}"#,
+        body: r#"{"text":"x","sampling_params":{},"stream":true}"#,
         framing: Framing::Sse,
         event: |i, _| {
             // Cumulative: what was said so far, here of at most 400 bytes.

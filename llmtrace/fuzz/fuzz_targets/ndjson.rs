@@ -4,6 +4,7 @@
 #![no_main]
 
 #[path = "../bodies.rs"]
+#[expect(dead_code, reason = "each target drives one of them")]
 mod bodies;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::ndjson(input));
