@@ -9,8 +9,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+/// Drives an input.
+type Check = fn(&[u8]);
+
 /// The decoders of body formats, and every dialect.
-const BODIES: [(&str, fn(&[u8])); 5] = [
+const BODIES: [(&str, Check); 5] = [
     ("ndjson", bodies::ndjson),
     ("json_array", bodies::json_array),
     ("eventstream", bodies::eventstream),
