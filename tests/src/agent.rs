@@ -43,6 +43,7 @@ pub struct Entry {
     pub finish_reason: Option<String>,
     pub prompt_tokens: Option<u64>,
     pub output_tokens: Option<u64>,
+    pub cached_tokens: Option<u64>,
     pub output_source: Option<String>,
     pub events: u64,
     pub token_events: u64,

@@ -13,6 +13,7 @@ pub mod mix;
 pub mod net;
 pub mod paths;
 pub mod plan;
+pub mod post;
 pub mod process;
 pub mod servers;
 pub mod sse;

@@ -230,6 +230,15 @@ impl Server {
         Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// The same, for embeddings alone.
+    #[track_caller]
+    pub fn llama_embeddings() -> Self {
+        let port = free_port();
+        let mut command = llama();
+        command.arg("--embeddings").arg("--port").arg(port.to_string());
+        Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// The same on a unix socket.
     #[track_caller]
     pub fn llama_unix() -> Self {

@@ -135,13 +135,15 @@ fn rfc3339(ns: i128) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Outcome, Phase, Role, TokenSource, Usage};
+    use crate::llm::{Asked, Drops, Operation, Outcome, Phase, Role, TokenSource, Usage};
 
     fn finished() -> Finished {
         Finished {
             role: Role::Server,
             method: "POST".into(),
             endpoint: "/v1/completions",
+            operation: Operation::Completion,
+            asked: Asked::default(),
             model: Some("m\"\n".into()),
             stream: true,
             status: Some(200),
@@ -163,6 +165,7 @@ mod tests {
             token_times: None,
             response_bytes: 10,
             user_agent: Some("curl/8".into()),
+            drops: Drops::default(),
         }
     }
 

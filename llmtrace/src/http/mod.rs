@@ -1,4 +1,5 @@
-//! HTTP messages from ordered bytes, and server-sent events from their bodies.
+//! HTTP messages from ordered bytes, and what their bodies are made of: server-sent events, lines,
+//! the elements of an array, binary frames, the fields of a form.
 //!
 //! Parsing never fails outright: what cannot be understood is reported once, and the parser then
 //! ignores its direction until it is told where a message begins again.
@@ -10,8 +11,12 @@
 
 mod buf;
 pub mod chunked;
+pub mod eventstream;
 pub mod h1;
 pub mod head;
+pub mod json_array;
+pub mod multipart;
+pub mod ndjson;
 pub mod sniff;
 pub mod sse;
 
@@ -27,7 +32,7 @@ pub const MAX_HEADERS: usize = 128;
 pub const MAX_CHUNK_LINE: usize = 16 * 1024;
 /// Most requests of one connection that may wait for their response.
 pub const MAX_PIPELINE: usize = 64;
-/// Longest server-sent event that is kept whole, in bytes.
+/// Longest event, line, element or frame of a body that is kept whole, in bytes.
 pub const MAX_EVENT: usize = 256 * 1024;
 /// Longest event name that is kept, in bytes.
 pub const MAX_EVENT_NAME: usize = 64;

@@ -3,14 +3,18 @@
 //! The caller reports what the HTTP parsers say, in order of time, and asks for the result once
 //! the exchange is over or given up.
 
-use super::dialect::{self, Asked, Decoder, Request, Route, Said, Whole};
+use percent_encoding::percent_decode_str;
+
+use super::body::{self, Body};
+use super::dialect::{self, Asked, Call, Operation, Proof, Request, Route, Said};
 use super::json::clip;
 use super::outcome::{
-    Finished, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage,
+    Drops, Finished, MAX_MODEL, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource,
+    Usage,
 };
-use super::track::{Seen, Stream};
+use super::track::Stream;
 use crate::http::head::Framing;
-use crate::http::{RequestHead, ResponseHead, sse};
+use crate::http::{RequestHead, ResponseHead};
 
 /// An exchange that is not over. One that is no call of an LLM holds almost nothing and ignores
 /// everything.
@@ -46,21 +50,6 @@ struct Live {
     cut: Option<(Ns, Cut)>,
 }
 
-/// What is being read of a response.
-#[derive(Debug)]
-enum Body {
-    /// Nothing: no response yet, or one that cannot be read.
-    None,
-    Sse(Box<Events>),
-    Whole(Box<Whole>),
-}
-
-#[derive(Debug)]
-struct Events {
-    sse: sse::Decoder,
-    decoder: Decoder,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
     Client,
@@ -71,36 +60,15 @@ enum Cut {
 impl Exchange {
     /// `t0` is when the first byte of the request's head came.
     pub fn start(settings: &Settings, role: Role, t0: Ns, head: &RequestHead<'_>) -> Self {
-        let live = dialect::classify(head).map(|route| {
-            Box::new(Live {
-                route,
-                method: clip(head.method, 16).into(),
-                user_agent: head.user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
-                request: head
-                    .content_encoding
-                    .is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
-                    .then(|| Box::new(Request::new(route.dialect))),
-                asked: Asked::default(),
-                request_end: None,
-                first_byte: None,
-                last_byte: None,
-                status: None,
-                until_close: false,
-                is_stream: false,
-                body: Body::None,
-                response_bytes: 0,
-                stream: Stream::new(settings),
-                end: None,
-                cut: None,
-            })
-        });
+        let live = dialect::classify(head).and_then(|call| Live::new(settings, head, &call));
         Self { role, start: t0, lost: None, live }
     }
 
-    /// Whether this is a call of an LLM; nothing else is worth telling it.
+    /// Whether this is a call of an LLM; nothing else is worth counting. Where the path alone does
+    /// not say it, this becomes true with the part of the request's body that does.
     #[inline]
     pub fn is_llm(&self) -> bool {
-        self.live.is_some()
+        self.live.as_ref().is_some_and(|live| live.route.sure)
     }
 
     pub fn started(&self) -> Ns {
@@ -117,18 +85,24 @@ impl Exchange {
     }
 
     pub fn request_body(&mut self, bytes: &[u8]) {
-        if let Some(live) = &mut self.live
-            && let Some(request) = &mut live.request
-        {
-            request.push(bytes, &mut live.asked);
+        let Some(live) = &mut self.live else { return };
+        let Some(request) = &mut live.request else { return };
+        match request.push(bytes, &mut live.asked) {
+            _ if live.route.sure => {}
+            Proof::Is(dialect) => (live.route.sure, live.route.dialect) = (true, dialect),
+            Proof::IsNot => self.live = None,
+            Proof::None => {}
         }
     }
 
     /// The last byte of the request came.
     pub fn request_end(&mut self, t: Ns) {
-        if let Some(live) = &mut self.live {
+        let Some(live) = &mut self.live else { return };
+        if live.route.sure {
             live.request = None;
             live.request_end = Some(t);
+        } else {
+            self.live = None;
         }
     }
 
@@ -139,14 +113,12 @@ impl Exchange {
         live.last_byte = Some(t);
         live.status = Some(head.status);
         live.until_close = head.framing == Framing::UntilClose;
-        live.is_stream = head.is_type("text/event-stream");
-        live.body = match () {
-            () if head.is_encoded() || head.framing == Framing::Tunnel => Body::None,
-            () if live.is_stream => Body::Sse(Box::new(Events {
-                sse: sse::Decoder::new(),
-                decoder: Decoder::new(live.route.dialect),
-            })),
-            () => Body::Whole(Box::new(Whole::new(live.route.dialect))),
+        let framing = body::Framing::of(&live.route, &live.asked, head);
+        live.is_stream = framing.is_stream();
+        live.body = if head.is_encoded() || head.framing == Framing::Tunnel {
+            Body::None
+        } else {
+            Body::new(framing, live.route.dialect)
         };
     }
 
@@ -156,11 +128,7 @@ impl Exchange {
         live.response_bytes += bytes.len() as u64;
         live.last_byte = Some(t);
         match &mut live.body {
-            Body::Sse(events) => {
-                let Events { sse, decoder } = &mut **events;
-                let stream = &mut live.stream;
-                sse.push(bytes, |event| on_event(t, &event, decoder, stream));
-            }
+            Body::Events(events) => events.push(t, bytes, &mut live.stream),
             Body::Whole(whole) => whole.push(bytes),
             Body::None => {}
         }
@@ -170,10 +138,8 @@ impl Exchange {
     pub fn response_end(&mut self, t: Ns) {
         let Some(live) = &mut self.live else { return };
         live.end = Some(t);
-        if let Body::Sse(events) = &mut live.body {
-            let Events { sse, decoder } = &mut **events;
-            let stream = &mut live.stream;
-            sse.finish(|event| on_event(t, &event, decoder, stream));
+        if let Body::Events(events) = &mut live.body {
+            events.finish(t, &mut live.stream);
         }
     }
 
@@ -225,24 +191,50 @@ impl Exchange {
 
     pub fn finish(self) -> Finished {
         match self.live {
-            Some(live) => live.finish(self.role, self.start, self.lost),
-            None => nothing(self.role, self.start),
+            Some(live) if live.route.sure => live.finish(self.role, self.start, self.lost),
+            _ => nothing(self.role, self.start),
         }
     }
 }
 
-#[inline]
-fn on_event(t: Ns, event: &sse::Event<'_>, decoder: &mut Decoder, stream: &mut Stream) {
-    let mut seen = Seen::default();
-    let facts = decoder.event(event.name, event.data, |choice| stream.choice(&mut seen, &choice));
-    stream.event(t, &seen, &facts);
-}
-
 impl Live {
+    /// None: not a call of an LLM.
+    fn new(settings: &Settings, head: &RequestHead<'_>, call: &Call<'_>) -> Option<Box<Self>> {
+        let route = call.route;
+        let plain = head.content_encoding.is_none_or(|c| c.eq_ignore_ascii_case("identity"));
+        let request = if plain { Request::new(&route, head.content_type) } else { None };
+        if request.is_none() && !route.sure {
+            return None;
+        }
+        let model = call.model.map(|model| {
+            let model = percent_decode_str(model).decode_utf8_lossy();
+            clip(&model, MAX_MODEL).into()
+        });
+        Some(Box::new(Self {
+            route,
+            method: clip(head.method, 16).into(),
+            user_agent: head.user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
+            request: request.map(Box::new),
+            asked: Asked { model, stream: route.streams, ..Asked::default() },
+            request_end: None,
+            first_byte: None,
+            last_byte: None,
+            status: None,
+            until_close: false,
+            is_stream: false,
+            body: Body::None,
+            response_bytes: 0,
+            stream: Stream::new(settings),
+            end: None,
+            cut: None,
+        }))
+    }
+
     fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: Option<Ns>) -> Finished {
-        let said = match std::mem::replace(&mut self.body, Body::None) {
-            Body::Whole(whole) => Some(whole.said()),
-            Body::Sse(_) | Body::None => None,
+        let (said, drops) = match std::mem::replace(&mut self.body, Body::None) {
+            Body::Whole(whole) => (Some(whole.said()), Drops::default()),
+            Body::Events(events) => (None, events.drops()),
+            Body::None => (None, Drops::default()),
         };
         let outcome = match lost {
             Some(_) => Outcome::Incomplete,
@@ -262,7 +254,9 @@ impl Live {
             role,
             method: self.method,
             endpoint: self.route.endpoint,
-            model: self.stream.model.take().or(said.model).or(self.asked.model),
+            operation: self.route.operation,
+            model: self.stream.model.take().or(said.model).or_else(|| self.asked.model.take()),
+            asked: self.asked,
             stream,
             status: self.status,
             outcome,
@@ -283,6 +277,7 @@ impl Live {
             token_times: self.stream.token_times,
             response_bytes: self.response_bytes,
             user_agent: self.user_agent,
+            drops,
         }
     }
 
@@ -323,13 +318,8 @@ impl Live {
     }
 
     fn size(&self) -> usize {
-        let body = match &self.body {
-            Body::None => 0,
-            Body::Sse(events) => size_of::<Events>() + events.sse.buffered(),
-            Body::Whole(_) => size_of::<Whole>(),
-        };
-        let request = if self.request.is_some() { size_of::<Request>() } else { 0 };
-        size_of::<Self>() + body + request + self.stream.heap()
+        let request = self.request.as_ref().map_or(0, |r| size_of::<Request>() + r.buffered());
+        size_of::<Self>() + self.body.size() + request + self.stream.heap()
     }
 }
 
@@ -339,6 +329,8 @@ fn nothing(role: Role, start: Ns) -> Finished {
         role,
         method: "".into(),
         endpoint: "",
+        operation: Operation::Chat,
+        asked: Asked::default(),
         model: None,
         stream: false,
         status: None,
@@ -360,6 +352,7 @@ fn nothing(role: Role, start: Ns) -> Finished {
         token_times: None,
         response_bytes: 0,
         user_agent: None,
+        drops: Drops::default(),
     }
 }
 

@@ -6,11 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+mod body;
 pub mod dialect;
 pub mod exchange;
 pub mod json;
 pub mod outcome;
 mod track;
 
+pub use dialect::{Asked, Operation};
 pub use exchange::Exchange;
-pub use outcome::{Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};
+pub use outcome::{Drops, Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};

@@ -4,6 +4,8 @@
 //! of the request head delivered to the server process to the write that carries the last byte of
 //! the first token-bearing event.
 
+use super::dialect::{Asked, Operation};
+
 /// `CLOCK_MONOTONIC` nanoseconds.
 pub type Ns = u64;
 
@@ -93,6 +95,15 @@ pub struct ItlHistogram {
     pub sum: Ns,
 }
 
+/// What was not read of a response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// Events longer than `http::MAX_EVENT`, of which at most the head was read.
+    pub long_events: u32,
+    /// Frames whose checksum or length was wrong.
+    pub bad_frames: u32,
+}
+
 /// What the caller decides about every exchange.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -110,6 +121,9 @@ pub struct Finished {
     pub method: Box<str>,
     /// Normalised route, such as `/v1/chat/completions`.
     pub endpoint: &'static str,
+    pub operation: Operation,
+    /// What the request asked for; its model is `model` if the response named none.
+    pub asked: Asked,
     /// The model as the response named it, else as the request did. At most 128 bytes.
     pub model: Option<Box<str>>,
     /// Whether the response was a stream.
@@ -131,7 +145,8 @@ pub struct Finished {
     pub last_token: Option<Ns>,
     /// Last byte of the response, or the time at which it was given up.
     pub end: Ns,
-    /// Events of the stream of any kind (SSE events with data; comments do not count).
+    /// Events of the stream of any kind: SSE events with data (comments do not count), lines, elements
+    /// or frames.
     pub events: u64,
     /// Token-bearing events among them.
     pub token_events: u64,
@@ -152,6 +167,7 @@ pub struct Finished {
     pub response_bytes: u64,
     /// `User-Agent`, at most 64 bytes.
     pub user_agent: Option<Box<str>>,
+    pub drops: Drops,
 }
 
 impl Finished {

@@ -126,6 +126,17 @@ impl Stream {
         }
     }
 
+    /// An event that says one thing of one choice, and nothing else.
+    #[inline]
+    pub fn plain(&mut self, t: Ns, choice: &Choice<'_>) {
+        let mut seen = Seen::default();
+        self.choice(&mut seen, choice);
+        self.events += 1;
+        if seen.tokens {
+            self.tokens(t, &seen, false, false);
+        }
+    }
+
     /// The end of the event at hand.
     #[inline]
     pub fn event(&mut self, t: Ns, seen: &Seen, facts: &Facts<'_>) {
@@ -140,16 +151,20 @@ impl Stream {
         if let Some(fallback) = facts.fallback {
             self.fallback = fallback.or(self.fallback);
         }
+        let mut has_total = false;
         if let Some(usage) = facts.usage {
-            self.usage(seen, usage);
+            // Counts of all choices say of one choice what is new only if there is but one.
+            let of_one = seen.choices == 1 && (!facts.of_all || self.more.is_empty());
+            has_total = of_one && usage.output.is_some();
+            self.usage(seen, usage, of_one);
         }
         if seen.tokens {
-            self.tokens(t, seen, facts.usage.is_some_and(|u| u.output.is_some()));
+            self.tokens(t, seen, has_total, facts.cumulative);
         }
     }
 
     #[inline]
-    fn tokens(&mut self, t: Ns, seen: &Seen, has_total: bool) {
+    fn tokens(&mut self, t: Ns, seen: &Seen, has_total: bool, cumulative: bool) {
         let mut k = 0;
         if self.first.touched {
             k += self.slot_tokens(t, None, has_total);
@@ -160,6 +175,9 @@ impl Stream {
                     k += self.slot_tokens(t, Some(i), has_total);
                 }
             }
+        }
+        if k == 0 && cumulative && self.first_token.is_some() {
+            return;
         }
         self.exact &= !seen.untracked;
         self.token_events += 1;
@@ -230,11 +248,11 @@ impl Stream {
         itl.sum = itl.sum.saturating_add(gap);
     }
 
-    fn usage(&mut self, seen: &Seen, usage: Usage) {
+    fn usage(&mut self, seen: &Seen, usage: Usage, of_one: bool) {
         // The last count that is not null wins.
         self.usage = usage.or(self.usage);
-        self.usage_of_all = seen.choices != 1;
-        if seen.choices == 1
+        self.usage_of_all = !of_one;
+        if of_one
             && usage.output.is_some()
             && let Some(slot) = self.slot(seen.index)
         {

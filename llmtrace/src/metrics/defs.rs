@@ -68,7 +68,7 @@ defs! {
     INCOMPLETE: COUNTER "llmtrace_incomplete_exchanges_total" false ["reason"]
         "Exchanges that were not seen whole, by the first thing that was missing.";
     RESYNCS: COUNTER "llmtrace_parse_resyncs_total" false ["reason"]
-        "Times at which a direction of a connection could not be followed until its next message.";
+        "Times at which a direction of a connection could not be followed until its next message, or an event of a stream not be read whole.";
     CONNECTIONS: GAUGE "llmtrace_connections" false []
         "Connections that are followed.";
     TARGETS: GAUGE "llmtrace_targets" false []

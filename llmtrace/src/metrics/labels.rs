@@ -49,6 +49,15 @@ pub(super) const FINISH_REASONS: &[&str] = &[
     "matched_string",
     "timeout",
     "repetition",
+    "cancelled",
+    "prohibited_content",
+    "blocklist",
+    "spii",
+    "language",
+    "guardrail_intervened",
+    "content_filtered",
+    "finish",
+    "model_context_window_exceeded",
 ];
 
 /// As the `role` label has it.

@@ -1,13 +1,15 @@
 //! What a scrape shows of scripted exchanges, and that hostile labels stay bounded.
 
 use super::*;
-use crate::llm::{Outcome, Phase, TokenSource, Usage};
+use crate::llm::{Asked, Drops, Operation, Outcome, Phase, TokenSource, Usage};
 
 fn finished(model: &str, outcome: Outcome) -> Finished {
     Finished {
         role: Role::Server,
         method: "POST".into(),
         endpoint: "/v1/chat/completions",
+        operation: Operation::Chat,
+        asked: Asked::default(),
         model: Some(model.into()),
         stream: true,
         status: Some(200),
@@ -29,6 +31,7 @@ fn finished(model: &str, outcome: Outcome) -> Finished {
         token_times: None,
         response_bytes: 10,
         user_agent: None,
+        drops: Drops::default(),
     }
 }
 

@@ -47,7 +47,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why a direction was no longer followed until its next message.
+    /// Why a direction was no longer followed until its next message, or its next event.
     Resync {
         /// The connection was there before the agent.
         Joined = "joined",
@@ -61,6 +61,10 @@ reasons! {
         BadLength = "bad_length",
         BadChunk = "bad_chunk",
         ChunkLineTooLong = "chunk_line_too_long",
+        /// An event of a stream, of which only the head was read.
+        LongEvent = "event_too_long",
+        /// A frame of an event stream with a wrong checksum or length.
+        BadFrame = "bad_frame",
     }
 }
 
@@ -131,6 +135,10 @@ pub struct Counts {
 impl Counts {
     pub(super) fn resync(&mut self, reason: Resync) {
         self.resyncs[reason as usize] += 1;
+    }
+
+    pub(super) fn resyncs(&mut self, reason: Resync, times: u32) {
+        self.resyncs[reason as usize] += u64::from(times);
     }
 
     pub(super) fn incomplete(&mut self, reason: Option<Lost>) {

@@ -1,10 +1,10 @@
 //! What a connection's state needs of the pipeline while it handles one record.
 
-use super::counts::{Counts, Verdict};
+use super::counts::{Counts, Resync, Verdict};
 use super::link::Pending;
 use super::{Sink, label};
 use crate::conn::Peer;
-use crate::llm::{Outcome, Role, Settings};
+use crate::llm::{Exchange, Outcome, Role, Settings};
 use crate::record::Open;
 
 /// What is known of the connection.
@@ -34,6 +34,14 @@ impl<K: Sink> Cx<'_, K> {
         known.get_or_insert_with(|| label::peer(role, meta.open, meta.pid, self.sink))
     }
 
+    /// An exchange turned out to be a call of an LLM.
+    pub fn started(&mut self, role: Role, known: &mut Option<Peer>, exchange: &Exchange) -> Peer {
+        let peer = self.peer(role, known).clone();
+        self.counts.started += 1;
+        self.sink.started(role, &peer.server, exchange.endpoint());
+        peer
+    }
+
     pub fn finished(&mut self, pending: Pending) {
         let Some(peer) = &pending.peer else {
             self.counts.other_http += 1;
@@ -44,6 +52,9 @@ impl<K: Sink> Cx<'_, K> {
         if finished.outcome == Outcome::Incomplete {
             self.counts.incomplete(pending.lost);
         }
+        let drops = finished.drops;
+        self.counts.resyncs(Resync::LongEvent, drops.long_events);
+        self.counts.resyncs(Resync::BadFrame, drops.bad_frames);
         self.sink.finished(&finished, peer);
     }
 }

@@ -35,6 +35,9 @@ impl Flow {
             Event::Body(bytes) => {
                 if let Some(p) = self.sent() {
                     p.exchange.request_body(bytes);
+                    if p.peer.is_none() && p.exchange.is_llm() {
+                        self.started(cx);
+                    }
                 }
             }
             Event::Gap(_) => {
@@ -90,6 +93,15 @@ impl Flow {
         }
     }
 
+    /// The body of the request that is being sent showed that it is a call of an LLM.
+    #[cold]
+    fn started<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
+        let role = self.role.unwrap_or(Role::Server);
+        if let Some(pending) = self.open.back_mut() {
+            pending.peer = Some(cx.started(role, &mut self.peer, &pending.exchange));
+        }
+    }
+
     /// The exchange whose request is being sent.
     fn sent(&mut self) -> Option<&mut Pending> {
         if self.sending { self.open.back_mut().map(|p| &mut **p) } else { None }
@@ -106,11 +118,7 @@ impl Flow {
         let asked = Asked::of(head.method);
         let start = self.request_start;
         let mut exchange = Exchange::start(cx.settings, role, start, head);
-        let peer = exchange.is_llm().then(|| cx.peer(role, &mut self.peer).clone());
-        if let Some(peer) = &peer {
-            cx.counts.started += 1;
-            cx.sink.started(role, &peer.server, exchange.endpoint());
-        }
+        let peer = exchange.is_llm().then(|| cx.started(role, &mut self.peer, &exchange));
         if let (Role::Server, Some(left)) = (role, self.peer_left) {
             exchange.client_left(left.max(start));
         }

@@ -1,150 +1,107 @@
-//! The APIs that LLM servers speak. One module each; what they have in common is here: a request
-//! head is classified once, then every event (or the whole body) is turned into facts.
+//! The APIs that LLM servers speak. One module each; the contract that they share is [`Api`]: two
+//! tables that say where in a request and in a response the facts are, and a few lines for what a
+//! table cannot say. docs/adding-a-dialect.md shows how one is added.
 //!
-//! A new dialect is a module with a `classify`, and a variant of [`Decoder`] and of [`Whole`].
-//! Which framing a response has (SSE, one JSON text, ...) is the exchange's business, not the
-//! dialect's.
+//! A request head is classified by its path ([`classify`]). Where the path alone proves nothing, the
+//! call counts only once its body shows the keys of a dialect. How a response is framed (SSE, lines,
+//! one text, ...) is the exchange's business, not the dialect's.
 
-use super::outcome::Usage;
-use crate::http::RequestHead;
-
+mod anthropic;
+mod audio;
+mod bedrock;
+mod cohere;
+mod gemini;
+mod generate;
+mod invocations;
+mod kobold;
+mod llamacpp;
+mod note;
+mod ollama;
 pub mod openai;
+mod read;
+mod request;
+mod responses;
+mod route;
+mod sglang;
+mod tgi;
+mod triton;
+mod vectors;
 
-/// What a request head says: which dialect, and under which name the endpoint is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    pub dialect: Dialect,
-    /// Normalised, such as `/v1/chat/completions`.
-    pub endpoint: &'static str,
-}
+pub use note::{Choice, Facts};
+pub use read::{Decoder, Said, Whole};
+pub use request::{Asked, Proof, Request};
+pub use route::{Call, Operation, Route, classify};
+
+use super::json::stream::{Node, Paths, Value};
+use note::Note;
+use request::Shape;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
+    /// Chat completions and completions.
     OpenAi,
+    /// OpenAI's Responses.
+    Responses,
+    /// Transcriptions and translations.
+    Audio,
+    /// Embeddings, reranking, scores and pooling, of all vendors.
+    Vectors,
+    /// Messages.
+    Anthropic,
+    /// Gemini and Vertex AI.
+    Gemini,
+    Ollama,
+    /// llama.cpp's own.
+    LlamaCpp,
+    /// A path that several servers use; the request's body says which of them.
+    Generate,
+    /// The same of SageMaker's path.
+    Invocations,
+    /// SGLang's own.
+    Sglang,
+    Tgi,
+    Triton,
+    /// Invoke and Converse.
+    Bedrock,
+    Cohere,
+    /// KoboldCpp's own.
+    Kobold,
 }
 
-/// None: not a call of an LLM.
-#[inline]
-pub fn classify(head: &RequestHead<'_>) -> Option<Route> {
-    openai::classify(head)
+/// What a dialect's module says. `REQUEST` and `RESPONSE` lead to the nodes of [`request::ask`] and
+/// [`note::say`], which mean the same in every dialect, or to nodes of its own from `OWN` on.
+trait Api {
+    const REQUEST: Paths;
+    const RESPONSE: Paths;
+
+    /// A value of a request at a node of the dialect's own.
+    fn ask(_: Node, _: Value<'_>, _: &mut Shape<'_>) {}
+
+    /// A value of an event, or of a whole response, at a node of the dialect's own.
+    fn say<'a>(_: Node, _: Value<'a>, _: &mut Note<'a>) {}
+
+    /// An event is over; `name` is what its framing calls it. Not called for a whole response.
+    fn event_end(_name: &[u8], _: &mut Note<'_>) {}
 }
 
-/// What one event says of one choice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Choice<'a> {
-    pub index: u32,
-    /// The event bears tokens of this choice.
-    pub tokens: bool,
-    /// How many, if the event says so itself.
-    pub count: Option<u32>,
-    /// Why the choice ended, escapes and all.
-    pub finish: Option<&'a [u8]>,
-}
+/// First node that means what its dialect says.
+const OWN: Node = 64;
 
-/// What one event says besides its choices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Facts<'a> {
-    /// Escapes and all.
-    pub model: Option<&'a [u8]>,
-    /// Counts so far, of the one choice that the event has, or of all if it has none.
-    pub usage: Option<Usage>,
-    /// Counts of a kind that is only used if there are no others.
-    pub fallback: Option<Usage>,
-    pub error: bool,
-    /// The end marker.
-    pub done: bool,
-}
-
-/// Reads the events of one response.
-#[derive(Debug)]
-pub enum Decoder {
-    OpenAi(openai::Decoder),
-}
-
-impl Decoder {
-    pub fn new(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Decoder::new()),
+/// Evaluates an expression with the type `$api` of a dialect: dispatch without a table of functions.
+macro_rules! with_api {
+    ($dialect:expr, $api:ident => $body:expr) => {
+        with_api!(@ $dialect, $api, $body,
+            OpenAi openai, Responses responses, Audio audio, Vectors vectors, Anthropic anthropic,
+            Gemini gemini, Ollama ollama, LlamaCpp llamacpp, Generate generate, Invocations invocations, Sglang sglang,
+            Tgi tgi, Triton triton, Bedrock bedrock, Cohere cohere, Kobold kobold)
+    };
+    (@ $dialect:expr, $api:ident, $body:expr, $($variant:ident $module:ident),+) => {
+        match $dialect {
+            $(super::Dialect::$variant => {
+                type $api = super::$module::Api;
+                $body
+            })+
         }
-    }
-
-    #[inline]
-    pub fn event<'a>(
-        &mut self,
-        _name: &[u8],
-        data: &'a [u8],
-        on_choice: impl FnMut(Choice<'a>),
-    ) -> Facts<'a> {
-        match self {
-            Self::OpenAi(decoder) => decoder.event(data, on_choice),
-        }
-    }
+    };
 }
-
-/// Reads a request body as it goes by.
-#[derive(Debug)]
-pub enum Request {
-    OpenAi(openai::Request),
-}
-
-/// What a request asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// At most `MAX_MODEL` bytes.
-    pub model: Option<Box<str>>,
-    pub stream: bool,
-    pub n: Option<u64>,
-    pub max_tokens: Option<u64>,
-    pub include_usage: bool,
-}
-
-impl Request {
-    pub fn new(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Request::new()),
-        }
-    }
-
-    pub fn push(&mut self, bytes: &[u8], asked: &mut Asked) {
-        match self {
-            Self::OpenAi(request) => request.push(bytes, asked),
-        }
-    }
-}
-
-/// Reads a response body that is one text as it goes by.
-#[derive(Debug)]
-pub enum Whole {
-    OpenAi(openai::Whole),
-}
-
-/// What such a body said.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
-    pub model: Option<Box<str>>,
-    pub usage: Usage,
-    pub error: bool,
-    pub finish: Option<Box<str>>,
-    /// The text came to its end.
-    pub complete: bool,
-}
-
-impl Whole {
-    pub fn new(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Whole::new()),
-        }
-    }
-
-    pub fn push(&mut self, bytes: &[u8]) {
-        match self {
-            Self::OpenAi(whole) => whole.push(bytes),
-        }
-    }
-
-    pub fn said(self) -> Said {
-        match self {
-            Self::OpenAi(whole) => whole.said(),
-        }
-    }
-}
+use with_api;

@@ -301,12 +301,57 @@ fn routes() {
         endpoint("/openai/deployments/d/chat/completions?api-version=1"),
         "/v1/chat/completions"
     );
-    assert_eq!(endpoint("/completions/"), "/v1/completions");
+    assert_eq!(endpoint("/completions/"), "/completions");
     assert_eq!(endpoint("/v1/completions/x"), "");
     let other = start("/health", "");
     assert!(!other.is_llm());
     assert!(other.size() <= 48);
     assert_eq!(other.finish().endpoint, "");
+}
+
+#[test]
+fn a_path_that_proves_nothing() {
+    let settings = Settings { itl_bounds: Arc::new([10]), token_times: false };
+    let begin = |kind: &str, path: &str| {
+        let text = format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}\r\n\r\n");
+        let (head, _) = crate::http::head::request(text.as_bytes()).unwrap().unwrap();
+        Exchange::start(&settings, Role::Server, 100, &head)
+    };
+    // The key may come late, and in pieces.
+    let mut exchange = begin("application/json", "/v1/messages");
+    exchange.request_body(br#"{"max_tokens":5,"mess"#);
+    assert!(!exchange.is_llm());
+    exchange.request_body(br#"ages":[],"#);
+    assert!(exchange.is_llm());
+    exchange.request_body(br#""model":"m"}"#);
+    exchange.request_end(150);
+    exchange.server_left(160);
+    let f = exchange.finish();
+    // It began with its first byte, all the same.
+    assert_eq!((f.start, f.request_end, f.endpoint), (100, Some(150), "/v1/messages"));
+    assert_eq!((f.model.as_deref(), f.asked.max_tokens), (Some("m"), Some(5)));
+    assert_eq!(f.outcome, Outcome::ServerDisconnect);
+    // It never comes: nothing is held any more.
+    for (kind, path, body) in [
+        ("application/json", "/v1/messages", r#"{"to":"messages","text":{"messages":[]}}"#),
+        ("application/json", "/", r#"{"jsonrpc":"2.0","inputs":1}"#),
+        ("application/x-www-form-urlencoded", "/", "inputs=1"),
+        ("application/json", "/generate", r#"{"prompt":"a cat"}"#),
+        ("application/json", "/api/chat", ""),
+    ] {
+        let mut exchange = begin(kind, path);
+        exchange.request_body(body.as_bytes());
+        exchange.request_end(150);
+        assert!(!exchange.is_llm() && exchange.size() <= 48, "{path} {body}");
+        exchange.response_body(160, b"data: {}\n\n");
+        assert_eq!(exchange.finish().endpoint, "", "{path}");
+    }
+    assert!(begin("application/octet-stream", "/").size() <= 48);
+    // What is not seen to its end is no call either.
+    let mut exchange = begin("application/json", "/generate");
+    exchange.lost(120);
+    exchange.request_body(br#"{"inputs":"x"}"#);
+    assert!(!exchange.is_llm());
 }
 
 #[test]

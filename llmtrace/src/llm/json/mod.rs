@@ -1,11 +1,15 @@
 //! Just enough JSON: to find a few values among much that nobody here needs.
 //!
 //! [`slice`] reads an event that lies in memory and is what the hot path uses; [`stream`] watches
-//! a body of any size go by in pieces. Both take what they understand and never complain: a
+//! a body of any size go by in pieces, for the values that a table of paths names; [`walk`] does the
+//! same to a text that lies in memory. All take what they understand and never complain: a
 //! truncated or broken text yields what came before.
 
 pub mod slice;
 pub mod stream;
+mod walk;
+
+pub use walk::walk;
 
 /// Turns the inside of a JSON string into text of at most `max` bytes.
 pub fn unescape(raw: &[u8], max: usize) -> Box<str> {

@@ -9,18 +9,25 @@ pub type Node = u8;
 /// The text as a whole.
 pub const ROOT: Node = 0;
 /// A value that no path leads to.
-const NONE: Node = u8::MAX;
+pub(super) const NONE: Node = u8::MAX;
 
 /// `(parent, key, node)`: the value of `key` in the object `parent` is `node`. The key `[]` stands
 /// for every element of an array.
 pub type Paths = &'static [(Node, &'static str, Node)];
+
+/// Where `key` of `parent` leads.
+#[inline]
+pub(super) fn child(paths: Paths, parent: Node, key: &[u8]) -> Node {
+    let found = paths.iter().find(|p| p.0 == parent && p.1.as_bytes() == key);
+    found.map_or(NONE, |p| p.2)
+}
 
 /// Longest value that is kept; longer strings are cut.
 pub const MAX_VALUE: usize = 128;
 /// Longest key that can match.
 const MAX_KEY: usize = 32;
 /// Deepest level at which a path can match.
-const MAX_LEVEL: usize = 8;
+pub(super) const MAX_LEVEL: usize = 8;
 
 /// A value at the end of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub enum Value<'a> {
     Scalar(&'a [u8]),
     /// An object or array begins.
     Container,
+    /// The object or array ends, of which the beginning was told.
+    End,
 }
 
 impl Value<'_> {
@@ -148,7 +157,10 @@ impl Scanner {
             b' ' | b'\n' | b'\r' | b'\t' | b':' => {}
             b',' => self.after_value(),
             b'}' | b']' => {
-                self.depth = self.depth.saturating_sub(1);
+                if let Some(depth) = self.depth.checked_sub(1) {
+                    self.depth = depth;
+                    on(self.levels[depth], Value::End);
+                }
                 self.value_over();
             }
             b'"' => {
@@ -269,11 +281,10 @@ impl Scanner {
     }
 
     fn child(&self, key: &[u8]) -> Node {
-        let Some(parent) = self.depth.checked_sub(1).map(|level| self.levels[level]) else {
-            return NONE;
-        };
-        let mut paths = self.paths.iter();
-        paths.find(|p| p.0 == parent && p.1.as_bytes() == key).map_or(NONE, |p| p.2)
+        match self.depth.checked_sub(1) {
+            Some(level) => child(self.paths, self.levels[level], key),
+            None => NONE,
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -295,6 +306,7 @@ impl Scanner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::json::walk;
     use proptest::prelude::*;
 
     const PATHS: Paths = &[
@@ -306,18 +318,27 @@ mod tests {
         (5, "x", 6),
     ];
 
+    fn told(node: Node, value: Value<'_>) -> String {
+        match value {
+            Value::String(s) => format!("{node} \"{}", String::from_utf8_lossy(s)),
+            Value::Scalar(s) => format!("{node} {}", String::from_utf8_lossy(s)),
+            Value::Container => format!("{node} {{"),
+            Value::End => format!("{node} }}"),
+        }
+    }
+
     fn scan(bytes: &[u8], size: usize) -> (Vec<String>, bool) {
         let (mut scanner, mut seen) = (Scanner::new(PATHS), Vec::new());
         for piece in bytes.chunks(size.max(1)) {
-            scanner.push(piece, |node, value| {
-                seen.push(match value {
-                    Value::String(s) => format!("{node} \"{}", String::from_utf8_lossy(s)),
-                    Value::Scalar(s) => format!("{node} {}", String::from_utf8_lossy(s)),
-                    Value::Container => format!("{node} {{"),
-                });
-            });
+            scanner.push(piece, |node, value| seen.push(told(node, value)));
         }
         (seen, scanner.is_over())
+    }
+
+    fn walked(text: &[u8]) -> Vec<String> {
+        let mut seen = Vec::new();
+        walk(text, PATHS, |node, value| seen.push(told(node, value)));
+        seen
     }
 
     #[test]
@@ -330,16 +351,24 @@ mod tests {
             "0 {",
             "2 {",
             "3 true",
+            "2 }",
             "4 {",
             "5 {",
             "6 1.5",
+            "5 }",
             "5 2",
             "5 {",
+            "5 }",
             "5 {",
             "6 \"a\\\"b",
+            "5 }",
             "5 {",
+            "5 }",
+            "4 }",
             "1 \"m\\n",
+            "0 }",
         ];
+        assert_eq!(walked(text), expected);
         for size in 1..text.len() {
             let (seen, over) = scan(text, size);
             assert_eq!(seen, expected, "pieces of {size}");
@@ -355,13 +384,47 @@ mod tests {
         }
         text.extend_from_slice(br#""}],"model":"last"}"#);
         for size in [1, 1000, 65_536, text.len()] {
-            assert_eq!(scan(&text, size).0, ["0 {", "1 \"last"]);
+            assert_eq!(scan(&text, size).0, ["0 {", "1 \"last", "0 }"]);
         }
         let long = format!(r#"{{"model":"{}"}}"#, "y".repeat(100_000));
         assert_eq!(scan(long.as_bytes(), 7).0[1].len(), 3 + MAX_VALUE);
     }
 
+    /// Serialised from a tree, so that it is a whole text.
+    fn text() -> impl Strategy<Value = String> {
+        let leaf =
+            prop::sample::select(vec!["1", "null", "true", "\"s\"", "\"\\\"\"", "-2.5", "\"\""])
+                .prop_map(str::to_owned);
+        leaf.prop_recursive(6, 40, 4, |inner| {
+            let key = prop::sample::select(vec!["model", "options", "deep", "list", "x", "a"]);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|v| format!("[{}]", v.join(", "))),
+                prop::collection::vec((key, inner), 0..4).prop_map(|v| {
+                    let members: Vec<_> = v.iter().map(|(k, v)| format!("\"{k}\": {v}")).collect();
+                    format!("{{{}}}", members.join(" ,"))
+                }),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn the_walker_and_the_scanner_agree(text in text()) {
+            let text = format!("{{\"list\":{text},\"options\":{text}}}");
+            prop_assert_eq!(walked(text.as_bytes()), scan(text.as_bytes(), 3).0);
+        }
+
+        #[test]
+        fn the_walker_survives_anything(
+            parts in prop::collection::vec(
+                prop::sample::select(vec!["{", "}", "[", "]", "\"model\"", "\"list\":[", "\"x\":", ":", ",", "\"", "\\", "1", "null", " ", "\"a\":{"]),
+                0..60,
+            ),
+        ) {
+            walked(parts.concat().as_bytes());
+        }
+
         #[test]
         fn any_split(
             parts in prop::collection::vec(

@@ -63,32 +63,39 @@ impl Decoder {
         Self::default()
     }
 
-    #[inline]
     pub fn event<'a>(
         &mut self,
         data: &'a [u8],
         mut on_choice: impl FnMut(Choice<'a>),
     ) -> Facts<'a> {
-        if let Some(text) = self.plain(data) {
-            let Self { index, count, .. } = *self;
-            on_choice(Choice { index, tokens: text > 0, count, finish: None });
+        if let Some(choice) = self.plain(data) {
+            on_choice(choice);
             return Facts::default();
         }
-        self.any(data, on_choice)
+        self.other(data, on_choice)
     }
 
-    /// The length of the text if the event is like the last plain one.
+    /// What an event says that is like the last plain one: one choice, and nothing else.
     #[inline]
-    fn plain(&self, data: &[u8]) -> Option<usize> {
+    pub fn plain(&self, data: &[u8]) -> Option<Choice<'static>> {
         let (start, end) = (self.before_len, data.len().checked_sub(self.after_len)?);
         let alike = start > 0
             && start <= end
             && data[..start] == self.before[..start]
             && data[end..] == self.after[..self.after_len];
-        (alike && string_end(data, start) == Some(end)).then(|| end - start)
+        if !alike || string_end(data, start) != Some(end) {
+            return None;
+        }
+        let Self { index, count, .. } = *self;
+        Some(Choice { index, tokens: end > start, count, finish: None })
     }
 
-    fn any<'a>(&mut self, data: &'a [u8], mut on_choice: impl FnMut(Choice<'a>)) -> Facts<'a> {
+    /// Reads any other event.
+    pub fn other<'a>(
+        &mut self,
+        data: &'a [u8],
+        mut on_choice: impl FnMut(Choice<'a>),
+    ) -> Facts<'a> {
         let mut facts = Facts::default();
         let mut notes = Notes::default();
         let mut cursor = Cursor::new(data);

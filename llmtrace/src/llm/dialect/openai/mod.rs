@@ -4,31 +4,25 @@
 mod body;
 mod event;
 
-pub use body::{Request, Whole};
+pub(super) use body::Api;
 pub use event::Decoder;
 
-use super::{Dialect, Route};
-use crate::http::RequestHead;
+use crate::llm::json::slice::Cursor;
 use crate::llm::outcome::Usage;
 
-const CHAT: &str = "/v1/chat/completions";
-const COMPLETIONS: &str = "/v1/completions";
-
-/// Prefixes are as many as there are gateways, so the end of the path decides.
-pub fn classify(head: &RequestHead<'_>) -> Option<Route> {
-    if head.method != "POST" {
-        return None;
+/// Whether an event has the list of choices that is this dialect's mark.
+pub(super) fn has_choices(data: &[u8]) -> bool {
+    let mut cursor = Cursor::new(data);
+    if !cursor.object() {
+        return false;
     }
-    let path = head.path();
-    let path = path.strip_suffix('/').unwrap_or(path);
-    let endpoint = if path.ends_with("/chat/completions") {
-        CHAT
-    } else if path.ends_with("/completions") {
-        COMPLETIONS
-    } else {
-        return None;
-    };
-    Some(Route { dialect: Dialect::OpenAi, endpoint })
+    while let Some(key) = cursor.key() {
+        if key == b"choices" {
+            return true;
+        }
+        cursor.skip();
+    }
+    false
 }
 
 /// `prompt_n` leaves out what came from the cache.

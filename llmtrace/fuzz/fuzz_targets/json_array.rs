@@ -1,0 +1,10 @@
+//! Any bytes as a streamed JSON array, in any pieces: no panic, bounded memory, and the same result
+//! however they are cut. `cargo +nightly fuzz run json_array` in `llmtrace/`.
+
+#![no_main]
+
+#[path = "../bodies.rs"]
+#[expect(dead_code, reason = "each target drives one of them")]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::json_array(input));

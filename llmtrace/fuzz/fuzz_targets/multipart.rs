@@ -1,0 +1,10 @@
+//! Any bytes as a form, in any pieces: no panic, bounded memory, and the same result
+//! however they are cut. `cargo +nightly fuzz run multipart` in `llmtrace/`.
+
+#![no_main]
+
+#[path = "../bodies.rs"]
+#[expect(dead_code, reason = "each target drives one of them")]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::multipart(input));

@@ -1,0 +1,251 @@
+//! Every capture through the whole pipeline: what the exchange says, and what a scrape shows. And
+//! however its bytes are cut, it says the same.
+//!
+//! The results are in tests/captures beside the captures; `INSTA_UPDATE=always cargo test -p llmtrace
+//! --test dialects` writes them anew.
+
+mod captures;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use captures::{Capture, Leaves};
+use llmtrace::llm::{Finished, Ns, Role, Settings};
+use llmtrace::metrics::Metrics;
+use llmtrace::pipeline::{Peer, Pipeline, Sink};
+use llmtrace::record::{Data, Direction, EndReason, Position, Record, SockId};
+use proptest::prelude::*;
+
+const MS: Ns = 1_000_000;
+
+struct Log {
+    metrics: Metrics,
+    finished: Vec<Finished>,
+    started: usize,
+}
+
+impl Sink for Log {
+    fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.metrics.started(role, server, endpoint);
+        self.started += 1;
+    }
+
+    fn finished(&mut self, f: &Finished, peer: &Peer) {
+        self.metrics.finished(f, &metrics_peer(peer));
+        self.finished.push(f.clone());
+    }
+}
+
+fn metrics_peer(peer: &Peer) -> llmtrace::metrics::Peer {
+    llmtrace::metrics::Peer {
+        server: peer.server.clone(),
+        client: peer.client.clone(),
+        pid: peer.pid,
+    }
+}
+
+/// One connection, its bytes cut into pieces by `cut`, which is given what is left.
+struct Wire {
+    pipeline: Pipeline,
+    log: Log,
+    t: Ns,
+    at: [u32; 2],
+    fresh: bool,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let metrics = Metrics::default();
+        let settings = Settings { itl_bounds: Metrics::itl_bounds(), token_times: false };
+        Self {
+            pipeline: Pipeline::new(settings),
+            log: Log { metrics, finished: Vec::new(), started: 0 },
+            t: 1_000 * MS,
+            at: [100, 200],
+            fresh: true,
+        }
+    }
+
+    fn send(
+        &mut self,
+        direction: Direction,
+        mut bytes: &[u8],
+        cut: &mut dyn FnMut(usize) -> usize,
+    ) {
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(cut(bytes.len()).clamp(1, bytes.len()));
+            bytes = rest;
+            let at = &mut self.at[direction as usize];
+            self.pipeline.push(
+                &Record::Data(Data {
+                    id: SockId { addr: 0xff00, generation: 1 },
+                    pid: 7,
+                    tid: 7,
+                    direction,
+                    enter: self.t,
+                    exit: self.t,
+                    position: Position::Seq32(*at),
+                    len: piece.len() as u32,
+                    bytes: piece,
+                    fresh: std::mem::take(&mut self.fresh),
+                    reset: false,
+                    more: false,
+                }),
+                &mut self.log,
+            );
+            *at = at.wrapping_add(piece.len() as u32);
+        }
+    }
+
+    fn run(capture: &Capture, cut: &mut dyn FnMut(usize) -> usize) -> Self {
+        let mut wire = Self::new();
+        wire.send(Direction::Read, &capture.request, cut);
+        for (after, bytes) in &capture.writes {
+            wire.t += after * MS;
+            wire.send(Direction::Write, bytes, cut);
+        }
+        let reason = match capture.leaves {
+            Leaves::Nobody => None,
+            Leaves::Client => Some(EndReason::PeerReset),
+            Leaves::Server => Some(EndReason::LocalFin),
+        };
+        if let Some(reason) = reason {
+            wire.t += 3 * MS;
+            let id = SockId { addr: 0xff00, generation: 1 };
+            let end = Record::End { id, pid: 7, at: wire.t, reason };
+            wire.pipeline.push(&end, &mut wire.log);
+            for _ in 0..3 {
+                wire.t += 10_000 * MS;
+                wire.pipeline.tick(wire.t, &mut wire.log);
+            }
+        }
+        wire
+    }
+
+    /// What is to be compared.
+    fn result(&self) -> String {
+        let mut out = String::new();
+        assert_eq!(self.log.started, self.log.finished.len(), "what begins ends");
+        for f in &self.log.finished {
+            describe(f, &mut out);
+        }
+        if self.log.finished.is_empty() {
+            out.push_str("not a call of an LLM\n");
+        }
+        for (group, reason, n) in self.pipeline.counts() {
+            if n > 0 && ["resyncs", "incomplete"].contains(&group) && reason != "joined" {
+                let _ = writeln!(out, "{group} {reason} {n}");
+            }
+        }
+        let text = self.log.metrics.encode_text();
+        for line in text.lines().filter(|l| l.starts_with("llm_") && !l.contains("_bucket{")) {
+            // These are the same everywhere.
+            let line = line.replace(r#"role="server","#, "").replace(r#"server="unknown","#, "");
+            let _ = writeln!(out, "{line}");
+        }
+        out
+    }
+}
+
+fn describe(f: &Finished, out: &mut String) {
+    let since = |t: Option<Ns>| t.map(|t| (t - f.start) / MS);
+    let _ = write!(
+        out,
+        "\
+{} {} ({}), model {:?}, stream {}
+asked {:?}
+{:?}, status {:?}, finish {:?}
+ms: first byte {:?}, first token {:?}, last token {:?}, end {:?}, stall {:?}
+events {}, with tokens {}, in the first {}, source {:?}
+usage {:?}, output {:?}
+gaps {:?}
+",
+        f.method,
+        f.endpoint,
+        f.operation.name(),
+        f.model,
+        f.stream,
+        f.asked,
+        f.outcome,
+        f.status,
+        f.finish_reason,
+        since(f.first_byte),
+        since(f.first_token),
+        since(f.last_token),
+        (f.end - f.start) / MS,
+        f.max_stall.map(|t| t / MS),
+        f.events,
+        f.token_events,
+        f.first_tokens,
+        f.itl_source,
+        f.usage,
+        f.output_tokens(),
+        f.itl.as_ref().map(|itl| {
+            let bounds = itl.bounds.iter().map(|b| b / MS).map(Some).chain([None]);
+            bounds.zip(&itl.counts).filter(|(_, n)| **n > 0).collect::<Vec<_>>()
+        }),
+    );
+}
+
+#[test]
+fn snapshots() {
+    for capture in captures::all() {
+        let result = Wire::run(&capture, &mut |left| left).result();
+        let mut settings = insta::Settings::clone_current();
+        let (dialect, name) = capture.name.split_once('/').expect("a folder");
+        settings.set_snapshot_path(captures::folder().join(dialect));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        settings.bind(|| insta::assert_snapshot!(name, result));
+    }
+}
+
+#[test]
+fn one_byte_at_a_time() {
+    for capture in captures::all() {
+        let whole = Wire::run(&capture, &mut |left| left).result();
+        assert_eq!(Wire::run(&capture, &mut |_| 1).result(), whole, "{}", capture.name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn any_cut(
+        which in any::<prop::sample::Index>(),
+        sizes in prop::collection::vec(1usize..200, 1..20),
+    ) {
+        let mut captures = captures::all();
+        let capture = captures.swap_remove(which.index(captures.len()));
+        let whole = Wire::run(&capture, &mut |left| left).result();
+        let mut next = sizes.iter().cycle();
+        let cut = Wire::run(&capture, &mut |_| *next.next().expect("a cycle")).result();
+        prop_assert_eq!(cut, whole, "{}", capture.name);
+    }
+
+    /// What was written is lost, comes twice or is cut short: the exchange still ends, once.
+    #[test]
+    fn any_harm(
+        which in any::<prop::sample::Index>(),
+        harm in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4), 1..4),
+    ) {
+        let mut captures = captures::all();
+        let mut capture = captures.swap_remove(which.index(captures.len()));
+        for (at, what) in harm {
+            let at = at.index(capture.writes.len());
+            let (after, bytes) = capture.writes[at].clone();
+            match what {
+                0 => drop(capture.writes.remove(at)),
+                1 => capture.writes.insert(at, (after, bytes)),
+                2 => capture.writes[at].1.truncate(bytes.len() / 2),
+                _ => capture.request.truncate(capture.request.len() - at),
+            }
+            if capture.writes.is_empty() {
+                break;
+            }
+        }
+        capture.leaves = Leaves::Server;
+        Wire::run(&capture, &mut |left| left).result();
+    }
+}
