@@ -14,11 +14,13 @@ pub mod loss {
     pub const OPAQUE: u32 = 4;
     /// The end of a call was not seen (a kretprobe that the kernel skipped).
     pub const MISSED: u32 = 5;
+    /// A thread that lost its CPU in the middle of copying had the buffer for it.
+    pub const BUSY: u32 = 6;
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 7;
     /// Names, as the `reason` label has them.
     pub const NAMES: [&str; COUNT as usize] =
-        ["ring_full", "fault", "stash", "limit", "opaque", "missed_return"];
+        ["ring_full", "fault", "stash", "limit", "opaque", "missed_return", "busy"];
 }
 
 /// One slot of `LOSSES`.

@@ -7,9 +7,7 @@ use aya_ebpf::{
 };
 use llmtrace_common::{
     config::{Cgroup, Loss, Socket, loss},
-    limits::{
-        GATHER, MAX_ARRIVALS, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS,
-    },
+    limits::{GATHER, MAX_ARRIVALS, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS},
     record::Header,
 };
 
@@ -84,6 +82,34 @@ pub struct Scratch {
     pub header: Header,
     pub bytes: [u8; 2 * GATHER],
 }
+
+/// A call whose bytes take several rounds to copy.
+#[repr(C)]
+pub struct Work {
+    pub header: Header,
+    /// The buffer, or the iovec.
+    pub base: u64,
+    /// Bytes not yet copied.
+    pub left: u32,
+    /// Buffer: bytes that are copied before what is too much is left out, up to the last piece.
+    pub head: u32,
+    /// Iovec: one of `memory::place`.
+    pub place: u32,
+    pub segments: u32,
+    pub index: u32,
+    /// Bytes of the current segment that are done.
+    pub inside: u32,
+    /// Bytes gathered in the scratch buffer.
+    pub filled: u32,
+    /// A segment could not be read.
+    pub fault: u32,
+    /// The thread that is at it; 0 if none is.
+    pub owner: u32,
+    pub pad: u32,
+}
+
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);

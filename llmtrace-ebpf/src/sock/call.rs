@@ -9,7 +9,7 @@ use llmtrace_common::{
 use super::common::{self, Call, Way};
 use crate::{
     emit,
-    emit::copy::{self, Loops},
+    emit::copy,
     kernel::Access,
     maps::{SOCKETS, TCP_WRITE_SEQ},
     memory::{Memory, place},
@@ -69,7 +69,7 @@ pub fn is_continued<A: Access>(stash: &Stash, sock: u64, left: u64) -> bool {
 
 /// A write is over. `ret` is what the kernel returned: bytes taken, or an error.
 #[inline(always)]
-pub fn write_ends<L: Loops>(stash: &mut Stash, ret: i64, who: (u32, u32)) {
+pub fn write_ends(stash: &mut Stash, ret: i64, who: (u32, u32)) {
     stash.call = 0;
     if ret <= 0 {
         if ret == EPIPE || ret == ECONNRESET {
@@ -91,7 +91,7 @@ pub fn write_ends<L: Loops>(stash: &mut Stash, ret: i64, who: (u32, u32)) {
         pos: stash.pos,
         ..Header::default()
     };
-    moved::<L>(Way::Write, &mut header, &stash.memory, ret as u32);
+    moved(Way::Write, &mut header, &stash.memory, ret as u32);
     if (ret as u64) < stash.want {
         refused(stash, ret as u32, who.0, who.1);
     } else if stash.flags & WAS_BLOCKED != 0
@@ -143,7 +143,7 @@ pub struct ReadEnd {
 
 /// A read is over.
 #[inline(always)]
-pub fn read_ends<A: Access, L: Loops>(read: &ReadEnd, who: Caller) {
+pub fn read_ends<A: Access>(read: &ReadEnd, who: Caller) {
     let ReadEnd { sock, inode, ret, enter, .. } = *read;
     let ids = (who.pid, who.tid);
     if ret <= 0 {
@@ -185,12 +185,12 @@ pub fn read_ends<A: Access, L: Loops>(read: &ReadEnd, who: Caller) {
         emit::bare(&header);
         header.enter_ns = enter;
     }
-    moved::<L>(Way::Read, &mut header, &memory, done);
+    moved(Way::Read, &mut header, &memory, done);
 }
 
 /// Bytes moved: copy them, and keep count where the kernel does not.
 #[inline(always)]
-pub fn moved<L: Loops>(way: Way, header: &mut Header, memory: &Memory, len: u32) {
+pub fn moved(way: Way, header: &mut Header, memory: &Memory, len: u32) {
     header.kind = match way {
         Way::Read => kind::READ,
         Way::Write => kind::WRITE,
@@ -210,5 +210,5 @@ pub fn moved<L: Loops>(way: Way, header: &mut Header, memory: &Memory, len: u32)
     if memory.place == place::OPAQUE {
         return emit::gap(header, len, loss::OPAQUE);
     }
-    copy::bytes::<L>(header, memory, len);
+    copy::bytes(header, memory, len);
 }

@@ -12,7 +12,6 @@ use super::{
     function::{self, Message},
 };
 use crate::{
-    emit::copy::{Helper, Unrolled},
     kernel::{Access, Probed, Typed},
     maps::SOCKET_SK,
 };
@@ -83,7 +82,7 @@ fn ids() -> (u32, u32) {
 #[fexit]
 pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(3);
-    function::send_ends::<Helper>(ret.into());
+    function::send_ends(ret.into());
     0
 }
 
@@ -93,7 +92,7 @@ pub fn fexit_tcp_sendmsg(ctx: FExitContext) -> i32 {
 #[fexit]
 pub fn fexit_tcp_recvmsg_4(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(4);
-    function::receive_ends::<Probed, Helper>(ret.into());
+    function::receive_ends::<Probed>(ret.into());
     0
 }
 
@@ -101,51 +100,28 @@ pub fn fexit_tcp_recvmsg_4(ctx: FExitContext) -> i32 {
 #[fexit]
 pub fn fexit_tcp_recvmsg_5(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(5);
-    function::receive_ends::<Probed, Helper>(ret.into());
+    function::receive_ends::<Probed>(ret.into());
+    0
+}
+
+/// Before.
+#[fexit]
+pub fn fexit_tcp_recvmsg_6(ctx: FExitContext) -> i32 {
+    let ret: i32 = ctx.arg(6);
+    function::receive_ends::<Probed>(ret.into());
     0
 }
 
 #[fexit]
 pub fn fexit_unix_stream_sendmsg(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(3);
-    function::send_ends::<Helper>(ret.into());
+    function::send_ends(ret.into());
     0
 }
 
 #[fexit]
 pub fn fexit_unix_stream_recvmsg(ctx: FExitContext) -> i32 {
     let ret: i32 = ctx.arg(4);
-    function::receive_ends::<Probed, Helper>(ret.into());
-    0
-}
-
-// For kernels without `bpf_loop`.
-
-#[fexit]
-pub fn fexit_tcp_sendmsg_unrolled(ctx: FExitContext) -> i32 {
-    let ret: i32 = ctx.arg(3);
-    function::send_ends::<Unrolled>(ret.into());
-    0
-}
-
-/// `bpf_loop` came in 5.17: what is between does without it here.
-#[fexit]
-pub fn fexit_tcp_recvmsg_6_unrolled(ctx: FExitContext) -> i32 {
-    let ret: i32 = ctx.arg(6);
-    function::receive_ends::<Probed, Unrolled>(ret.into());
-    0
-}
-
-#[fexit]
-pub fn fexit_unix_stream_sendmsg_unrolled(ctx: FExitContext) -> i32 {
-    let ret: i32 = ctx.arg(3);
-    function::send_ends::<Unrolled>(ret.into());
-    0
-}
-
-#[fexit]
-pub fn fexit_unix_stream_recvmsg_unrolled(ctx: FExitContext) -> i32 {
-    let ret: i32 = ctx.arg(4);
-    function::receive_ends::<Probed, Unrolled>(ret.into());
+    function::receive_ends::<Probed>(ret.into());
     0
 }

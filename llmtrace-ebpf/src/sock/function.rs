@@ -7,7 +7,6 @@ use llmtrace_common::config::loss;
 use super::call::{self, Caller, MSG_ERRQUEUE, MSG_OOB, ReadEnd};
 use crate::{
     emit,
-    emit::copy::Loops,
     kernel::Access,
     memory::{self, Memory, place},
     stash::{self, Stash, call as under_way},
@@ -52,12 +51,12 @@ pub fn send_begins<A: Access>(sock: u64, msg: u64) -> Option<()> {
 }
 
 #[inline(always)]
-pub fn send_ends<L: Loops>(ret: i64) -> Option<()> {
+pub fn send_ends(ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = stash::current(tid)?;
     if stash.call & under_way::WRITE != 0 {
-        call::write_ends::<L>(stash, ret, (pid, tid));
+        call::write_ends(stash, ret, (pid, tid));
     }
     None
 }
@@ -86,7 +85,7 @@ pub fn receive_begins<A: Access>(sock: u64, message: &Message) -> Option<()> {
 
 /// A part of a read has been copied, and perhaps more will be: `ret` bytes so far.
 #[inline(always)]
-pub fn receive_goes_on<A: Access, L: Loops>(sock: u64, ret: i64) -> Option<()> {
+pub fn receive_goes_on<A: Access>(sock: u64, ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = stash::current(tid)?;
@@ -97,13 +96,13 @@ pub fn receive_goes_on<A: Access, L: Loops>(sock: u64, ret: i64) -> Option<()> {
     if new <= 0 {
         return None;
     }
-    pass_on::<A, L>(stash, new, pid, tid);
+    pass_on::<A>(stash, new, pid, tid);
     stash.pos = ret as u64;
     None
 }
 
 #[inline(always)]
-pub fn receive_ends<A: Access, L: Loops>(ret: i64) -> Option<()> {
+pub fn receive_ends<A: Access>(ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = stash::current(tid)?;
@@ -116,13 +115,13 @@ pub fn receive_ends<A: Access, L: Loops>(ret: i64) -> Option<()> {
     if new == 0 && (ret > 0 || stash.want == 0) {
         return None;
     }
-    pass_on::<A, L>(stash, new, pid, tid);
+    pass_on::<A>(stash, new, pid, tid);
     None
 }
 
 /// The next `ret` bytes of a read, or how it ended.
 #[inline(always)]
-fn pass_on<A: Access, L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()> {
+fn pass_on<A: Access>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()> {
     let sock = stash.sock;
     let memory = match (stash.pos, stash.memory.place) {
         (0, _) => stash.memory,
@@ -135,6 +134,6 @@ fn pass_on<A: Access, L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> 
     };
     let inode = A::inode(sock)?;
     let read = ReadEnd { sock, inode, memory, enter: stash.enter, ret, flags: stash.flags };
-    call::read_ends::<A, L>(&read, Caller { pid, tid, how: stash.generation });
+    call::read_ends::<A>(&read, Caller { pid, tid, how: stash.generation });
     None
 }

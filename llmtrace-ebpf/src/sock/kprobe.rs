@@ -15,7 +15,6 @@ use super::{
     function::{self, Message},
 };
 use crate::{
-    emit::copy::{Helper, Loops, Unrolled},
     kernel::{self, Probed},
     maps::{RECVMSG_NONBLOCK, SOCKET_SK},
 };
@@ -81,21 +80,15 @@ pub fn kprobe_unix_release(ctx: ProbeContext) -> u32 {
 
 /// `tcp_cleanup_rbuf(sk, copied)`: runs at the end of a read, and before it waits for more.
 #[inline(always)]
-fn copied<L: Loops>(ctx: &ProbeContext) -> Option<()> {
+fn copied(ctx: &ProbeContext) -> Option<()> {
     let sock: u64 = ctx.arg(0)?;
     let copied: i32 = ctx.arg(1)?;
-    function::receive_goes_on::<Probed, L>(sock, copied.into())
+    function::receive_goes_on::<Probed>(sock, copied.into())
 }
 
 #[kprobe]
 pub fn kprobe_tcp_cleanup_rbuf(ctx: ProbeContext) -> u32 {
-    copied::<Helper>(&ctx);
-    0
-}
-
-#[kprobe]
-pub fn kprobe_tcp_cleanup_rbuf_unrolled(ctx: ProbeContext) -> u32 {
-    copied::<Unrolled>(&ctx);
+    copied(&ctx);
     0
 }
 
@@ -103,50 +96,24 @@ pub fn kprobe_tcp_cleanup_rbuf_unrolled(ctx: ProbeContext) -> u32 {
 
 #[kretprobe]
 pub fn kretprobe_tcp_recvmsg(ctx: RetProbeContext) -> u32 {
-    function::receive_ends::<Probed, Helper>(i64::from(ctx.ret::<i32>()));
+    function::receive_ends::<Probed>(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[kretprobe]
 pub fn kretprobe_unix_stream_recvmsg(ctx: RetProbeContext) -> u32 {
-    function::receive_ends::<Probed, Helper>(i64::from(ctx.ret::<i32>()));
+    function::receive_ends::<Probed>(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[kretprobe]
 pub fn kretprobe_tcp_sendmsg(ctx: RetProbeContext) -> u32 {
-    function::send_ends::<Helper>(i64::from(ctx.ret::<i32>()));
+    function::send_ends(i64::from(ctx.ret::<i32>()));
     0
 }
 
 #[kretprobe]
 pub fn kretprobe_unix_stream_sendmsg(ctx: RetProbeContext) -> u32 {
-    function::send_ends::<Helper>(i64::from(ctx.ret::<i32>()));
-    0
-}
-
-// For kernels without `bpf_loop`.
-
-#[kretprobe]
-pub fn kretprobe_tcp_recvmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    function::receive_ends::<Probed, Unrolled>(i64::from(ctx.ret::<i32>()));
-    0
-}
-
-#[kretprobe]
-pub fn kretprobe_unix_stream_recvmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    function::receive_ends::<Probed, Unrolled>(i64::from(ctx.ret::<i32>()));
-    0
-}
-
-#[kretprobe]
-pub fn kretprobe_tcp_sendmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    function::send_ends::<Unrolled>(i64::from(ctx.ret::<i32>()));
-    0
-}
-
-#[kretprobe]
-pub fn kretprobe_unix_stream_sendmsg_unrolled(ctx: RetProbeContext) -> u32 {
-    function::send_ends::<Unrolled>(i64::from(ctx.ret::<i32>()));
+    function::send_ends(i64::from(ctx.ret::<i32>()));
     0
 }

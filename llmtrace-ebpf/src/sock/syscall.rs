@@ -17,7 +17,6 @@ use super::{
     common,
 };
 use crate::{
-    emit::copy::{Helper, Loops, Unrolled},
     kernel::{self, Probed},
     maps::SOCKETS,
     memory::Memory,
@@ -235,14 +234,7 @@ fn shuts(regs: &arch::Regs, who: Caller) {
 
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
-    exit::<Helper>(&ctx);
-    0
-}
-
-/// For kernels without `bpf_loop`.
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
-    exit::<Unrolled>(&ctx);
+    exit(&ctx);
     0
 }
 
@@ -250,60 +242,49 @@ pub fn sys_exit_unrolled(ctx: RawTracePointContext) -> i32 {
 /// the return of a call whose entry they did not see. Attached until there are none left.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit_reads(ctx: RawTracePointContext) -> i32 {
-    reads_under_way::<Helper>(&ctx);
-    0
-}
-
-#[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit_reads_unrolled(ctx: RawTracePointContext) -> i32 {
-    reads_under_way::<Unrolled>(&ctx);
+    reads_under_way(&ctx);
     0
 }
 
 #[inline(always)]
-fn reads_under_way<L: Loops>(ctx: &RawTracePointContext) {
+fn reads_under_way(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     if target::of_current(pid) == 0 || stash::take_seen(tid) {
         return;
     }
-    if let Some(stash) = read_under_way(ctx, pid, tid) {
-        read_done::<L>(stash, ctx.arg(1), pid, tid);
+    if let Some(stash) = read_under_way(ctx.arg(0), pid, tid) {
+        read_done(stash, ctx.arg(1), pid, tid);
         stash.call = 0;
     }
 }
 
 #[inline(always)]
-fn exit<L: Loops>(ctx: &RawTracePointContext) {
+fn exit(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = match stash::current(tid) {
         Some(stash) => stash,
-        None => match read_under_way(ctx, pid, tid) {
+        None => match read_under_way(ctx.arg(0), pid, tid) {
             Some(stash) => stash,
             None => return,
         },
     };
     let ret: i64 = ctx.arg(1);
     if stash.call & under_way::MESSAGES != 0 {
-        messages::<L>(stash, ret, pid, tid);
+        messages(stash, ret, pid, tid);
     } else if stash.call & under_way::WRITE != 0 {
-        write_done::<L>(stash, ret, pid, tid);
+        write_done(stash, ret, pid, tid);
     } else {
-        read_done::<L>(stash, ret, pid, tid);
+        read_done(stash, ret, pid, tid);
     }
     stash.call = 0;
 }
 
 /// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
 /// threads of a blocking server do on idle connections. The registers still hold its arguments.
-#[inline(always)]
-fn read_under_way(
-    ctx: &RawTracePointContext,
-    pid: u32,
-    tid: u32,
-) -> Option<&'static mut Stash> {
-    let regs: u64 = ctx.arg(0);
+#[inline(never)]
+fn read_under_way(regs: u64, pid: u32, tid: u32) -> Option<&'static mut Stash> {
     let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
     if class_of(nr) != class::READS {
         return None;
@@ -322,12 +303,12 @@ fn read_under_way(
 // one that had all of it inlined would have too much.
 
 #[inline(never)]
-fn write_done<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
-    call::write_ends::<L>(stash, ret, (pid, tid));
+fn write_done(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
+    call::write_ends(stash, ret, (pid, tid));
 }
 
 #[inline(never)]
-fn read_done<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
+fn read_done(stash: &Stash, ret: i64, pid: u32, tid: u32) {
     // Nothing was asked for: no end of the stream.
     if ret == 0 && stash.want == 0 && stash.memory.count <= 1 {
         return;
@@ -341,7 +322,7 @@ fn read_done<L: Loops>(stash: &Stash, ret: i64, pid: u32, tid: u32) {
         ret,
         flags: stash.flags,
     };
-    call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
+    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
 }
 
 /// `struct mmsghdr`: its size, where the iovec and its length are, and where the kernel writes how
@@ -352,10 +333,13 @@ mod mmsghdr {
     pub const LEN: u64 = 56;
 }
 
+/// Messages of one recvmmsg or sendmmsg that are looked at.
+const MESSAGES: u32 = 8;
+
 /// recvmmsg and sendmmsg, rare on streams: the first messages are copied; what more there are is
 /// seen as a gap by the positions of TCP, and a unix socket is announced anew.
 #[inline(never)]
-fn messages<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
+fn messages(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
     if ret <= 0 {
         return;
     }
@@ -368,7 +352,7 @@ fn messages<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
         }
     }
     let list = stash.memory.base;
-    for i in 0..L::MESSAGES {
+    for i in 0..MESSAGES {
         if i64::from(i) >= ret {
             break;
         }
@@ -392,13 +376,13 @@ fn messages<L: Loops>(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
                 ret: len.into(),
                 flags: stash.flags,
             };
-            call::read_ends::<Probed, L>(&read, Caller { pid, tid, how: stash.generation });
+            call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
         } else {
-            call::write_ends::<L>(stash, len.into(), (pid, tid));
+            call::write_ends(stash, len.into(), (pid, tid));
             stash.pos += u64::from(len);
         }
     }
-    if ret > i64::from(L::MESSAGES) && writes && !common::is_sequenced(stash.sock) {
+    if ret > i64::from(MESSAGES) && writes && !common::is_sequenced(stash.sock) {
         let _ = SOCKETS.remove(stash.sock);
     }
 }

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     emit,
-    emit::copy::Helper,
     kernel::{Access, Typed, field},
     maps::{HANDOVERS, SOCK_FAMILY, SOCK_SHUTDOWN, UNIX_PEER},
     memory::{self, Memory},
@@ -78,7 +77,7 @@ fn sent(ctx: &BtfTracePointContext) -> Option<()> {
     let ret: i32 = ctx.arg(1);
     if let Some(stash) = stash::current(tid) {
         if stash.sock == sock {
-            call::write_ends::<Helper>(stash, ret.into(), (pid, tid));
+            call::write_ends(stash, ret.into(), (pid, tid));
             return None;
         }
         // A write whose end did not come here: of the kernel's own making.
@@ -123,7 +122,7 @@ fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
     stash.pos = traced.pos;
     stash.generation = traced.generation;
     stash.flags = u32::from(traced.flags) | if traced.blocked { stash::WAS_BLOCKED } else { 0 };
-    call::write_ends::<Helper>(stash, ret, (who.pid, who.tid));
+    call::write_ends(stash, ret, (who.pid, who.tid));
     None
 }
 
@@ -156,7 +155,7 @@ fn received(ctx: &BtfTracePointContext) -> Option<()> {
     let inode = Typed::inode(sock)?;
     let (memory, _) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
     let read = ReadEnd { sock, inode, memory, enter: 0, ret: ret.into(), flags };
-    call::read_ends::<Typed, Helper>(&read, who);
+    call::read_ends::<Typed>(&read, who);
     None
 }
 

@@ -26,8 +26,6 @@ pub struct Features {
     pub tracepoints: Vec<&'static str>,
     /// Kprobes can be made.
     pub kprobes: bool,
-    /// The `bpf_loop` helper.
-    pub bpf_loop: bool,
     /// The `bpf_task_pt_regs` helper.
     pub task_regs: bool,
     /// How many arguments `tcp_recvmsg` has.
@@ -68,7 +66,6 @@ impl Features {
             functions: has(FUNCTIONS, &|name| types.has_function(name)),
             tracepoints: has(TRACEPOINTS, &|name| types.has_tracepoint(name)),
             kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
-            bpf_loop: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_loop),
             task_regs: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs),
             recvmsg_arguments: types.arguments("tcp_recvmsg").unwrap_or(0),
         }

@@ -178,17 +178,10 @@ pub fn plan(features: &Features, choice: Choice) -> (Vec<Plan>, Vec<Refusal>) {
     (plans, refused)
 }
 
-/// The variant of a program for kernels with or without `bpf_loop`.
-fn variant(features: &Features, looped: &'static str, unrolled: &'static str) -> &'static str {
-    if features.bpf_loop { looped } else { unrolled }
-}
-
 /// Hooks on functions do not see the return of a call that was under way before them.
 fn reads(features: &Features) -> Option<Attachment> {
-    let program = variant(features, "sys_exit_reads", "sys_exit_reads_unrolled");
-    features
-        .has_tracepoint("sys_exit")
-        .then(|| wanted(program, Hook::RawTracepoint("sys_exit")))
+    let sys_exit = Hook::RawTracepoint("sys_exit");
+    features.has_tracepoint("sys_exit").then(|| wanted("sys_exit_reads", sys_exit))
 }
 
 fn functions(features: &Features, names: &[&str]) -> Result<(), String> {
@@ -208,16 +201,15 @@ fn tracepoints(features: &Features, names: &[&str]) -> Result<(), String> {
 fn fentry(features: &Features) -> Result<Plan, String> {
     use Hook::{Fentry, Fexit};
     functions(features, &["tcp_sendmsg", "tcp_recvmsg"])?;
-    let v = |looped, unrolled| variant(features, looped, unrolled);
     // Where an argument and the return value lie depends on how many arguments there are.
-    let (entry, exit) = match (features.recvmsg_arguments, features.bpf_loop) {
-        (4, true) => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_4"),
-        (5, true) => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_5"),
-        (6, _) => ("fentry_tcp_recvmsg_nonblock", "fexit_tcp_recvmsg_6_unrolled"),
-        (n, _) => return Err(format!("this kernel's tcp_recvmsg has {n} arguments")),
+    let (entry, exit) = match features.recvmsg_arguments {
+        4 => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_4"),
+        5 => ("fentry_tcp_recvmsg", "fexit_tcp_recvmsg_5"),
+        6 => ("fentry_tcp_recvmsg_nonblock", "fexit_tcp_recvmsg_6"),
+        n => return Err(format!("this kernel's tcp_recvmsg has {n} arguments")),
     };
     let mut attachments = vec![
-        needed(v("fexit_tcp_sendmsg", "fexit_tcp_sendmsg_unrolled"), Fexit("tcp_sendmsg")),
+        needed("fexit_tcp_sendmsg", Fexit("tcp_sendmsg")),
         needed(exit, Fexit("tcp_recvmsg")),
         needed("fentry_tcp_sendmsg", Fentry("tcp_sendmsg")),
         needed(entry, Fentry("tcp_recvmsg")),
@@ -226,14 +218,8 @@ fn fentry(features: &Features) -> Result<Plan, String> {
     if functions(features, &["unix_stream_sendmsg", "unix_stream_recvmsg", "unix_release"]).is_ok()
     {
         attachments.extend([
-            wanted(
-                v("fexit_unix_stream_sendmsg", "fexit_unix_stream_sendmsg_unrolled"),
-                Fexit("unix_stream_sendmsg"),
-            ),
-            wanted(
-                v("fexit_unix_stream_recvmsg", "fexit_unix_stream_recvmsg_unrolled"),
-                Fexit("unix_stream_recvmsg"),
-            ),
+            wanted("fexit_unix_stream_sendmsg", Fexit("unix_stream_sendmsg")),
+            wanted("fexit_unix_stream_recvmsg", Fexit("unix_stream_recvmsg")),
             wanted("fentry_unix_stream_sendmsg", Fentry("unix_stream_sendmsg")),
             wanted("fentry_unix_stream_recvmsg", Fentry("unix_stream_recvmsg")),
             wanted("fentry_unix_release", Fentry("unix_release")),
@@ -248,32 +234,16 @@ fn kprobe(features: &Features) -> Result<Plan, String> {
         return Err("this kernel has no kprobes".into());
     }
     functions(features, &["tcp_sendmsg", "tcp_recvmsg"])?;
-    let v = |looped, unrolled| variant(features, looped, unrolled);
     let mut attachments = vec![
-        needed(
-            v("kretprobe_tcp_sendmsg", "kretprobe_tcp_sendmsg_unrolled"),
-            Kretprobe("tcp_sendmsg"),
-        ),
-        needed(
-            v("kretprobe_tcp_recvmsg", "kretprobe_tcp_recvmsg_unrolled"),
-            Kretprobe("tcp_recvmsg"),
-        ),
-        wanted(
-            v("kprobe_tcp_cleanup_rbuf", "kprobe_tcp_cleanup_rbuf_unrolled"),
-            Kprobe("tcp_cleanup_rbuf"),
-        ),
+        needed("kretprobe_tcp_sendmsg", Kretprobe("tcp_sendmsg")),
+        needed("kretprobe_tcp_recvmsg", Kretprobe("tcp_recvmsg")),
+        wanted("kprobe_tcp_cleanup_rbuf", Kprobe("tcp_cleanup_rbuf")),
         needed("kprobe_tcp_sendmsg", Kprobe("tcp_sendmsg")),
         needed("kprobe_tcp_recvmsg", Kprobe("tcp_recvmsg")),
     ];
     attachments.extend([
-        wanted(
-            v("kretprobe_unix_stream_sendmsg", "kretprobe_unix_stream_sendmsg_unrolled"),
-            Kretprobe("unix_stream_sendmsg"),
-        ),
-        wanted(
-            v("kretprobe_unix_stream_recvmsg", "kretprobe_unix_stream_recvmsg_unrolled"),
-            Kretprobe("unix_stream_recvmsg"),
-        ),
+        wanted("kretprobe_unix_stream_sendmsg", Kretprobe("unix_stream_sendmsg")),
+        wanted("kretprobe_unix_stream_recvmsg", Kretprobe("unix_stream_recvmsg")),
         wanted("kprobe_unix_stream_sendmsg", Kprobe("unix_stream_sendmsg")),
         wanted("kprobe_unix_stream_recvmsg", Kprobe("unix_stream_recvmsg")),
         wanted("kprobe_unix_release", Kprobe("unix_release")),
@@ -285,8 +255,8 @@ fn sockets(features: &Features) -> Result<Plan, String> {
     use Hook::BtfTracepoint;
     const HOOKS: [&str; 3] = ["sock_send_length", "sock_recv_length", "tcp_sendmsg_locked"];
     tracepoints(features, &HOOKS)?;
-    if !features.bpf_loop || !features.task_regs {
-        return Err("this kernel has no bpf_loop or bpf_task_pt_regs".into());
+    if !features.task_regs {
+        return Err("this kernel has no bpf_task_pt_regs".into());
     }
     Ok(Plan {
         hooks: Hooks::Sockets,
@@ -299,11 +269,10 @@ fn sockets(features: &Features) -> Result<Plan, String> {
 fn syscalls(features: &Features) -> Result<Plan, String> {
     use Hook::RawTracepoint;
     tracepoints(features, &["sys_enter", "sys_exit"])?;
-    let exit = variant(features, "sys_exit", "sys_exit_unrolled");
     Ok(Plan {
         hooks: Hooks::Syscalls,
         attachments: vec![
-            needed(exit, RawTracepoint("sys_exit")),
+            needed("sys_exit", RawTracepoint("sys_exit")),
             needed("sys_enter", RawTracepoint("sys_enter")),
         ],
         on_unix: None,
@@ -322,7 +291,6 @@ mod tests {
             functions: FUNCTIONS.to_vec(),
             tracepoints: TRACEPOINTS.to_vec(),
             kprobes: true,
-            bpf_loop: true,
             task_regs: true,
             recvmsg_arguments: 5,
         }
@@ -333,11 +301,10 @@ mod tests {
         features
     }
 
-    /// 5.10: no `bpf_loop`, none of the newer tracepoints.
+    /// 5.10: none of the newer tracepoints.
     fn old() -> Features {
         let newer = ["tcp_sendmsg_locked", "sock_send_length", "sock_recv_length", "sk_data_ready"];
-        let features =
-            Features { bpf_loop: false, task_regs: false, recvmsg_arguments: 6, ..full() };
+        let features = Features { task_regs: false, recvmsg_arguments: 6, ..full() };
         without_tracepoints(features, &newer)
     }
 
@@ -363,20 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_gets_programs_without_bpf_loop() {
+    fn an_old_kernel_has_no_tracepoints_on_sockets() {
         let (plans, refused) = plan(&old(), Choice::Auto);
         let hooks: Vec<_> = plans.iter().map(|p| p.hooks).collect();
         assert_eq!(hooks, [Hooks::Fentry, Hooks::Kprobe, Hooks::Syscalls]);
         assert_eq!(refused[0].hooks, Hooks::Sockets);
-        for attachment in plans.iter().flat_map(|p| &p.attachments) {
-            let copies = matches!(attachment.hook, Hook::Fexit(_) | Hook::Kretprobe(_))
-                || attachment.hook == Hook::RawTracepoint("sys_exit")
-                || attachment.hook.place() == "tcp_cleanup_rbuf";
-            assert_eq!(attachment.program.ends_with("_unrolled"), copies, "{attachment:?}");
-        }
     }
 
-    /// 5.17 and 5.18 have the one and still the other.
     #[test]
     fn the_arguments_of_recvmsg_decide_where_its_return_value_is() {
         let receive = |features: &Features| {
@@ -387,8 +347,8 @@ mod tests {
         assert_eq!(receive(&full()), Some("fexit_tcp_recvmsg_5"));
         let newer = Features { recvmsg_arguments: 4, ..full() };
         assert_eq!(receive(&newer), Some("fexit_tcp_recvmsg_4"));
-        let between = Features { recvmsg_arguments: 6, ..full() };
-        assert_eq!(receive(&between), Some("fexit_tcp_recvmsg_6_unrolled"));
+        let older = Features { recvmsg_arguments: 6, ..full() };
+        assert_eq!(receive(&older), Some("fexit_tcp_recvmsg_6"));
         let other = Features { recvmsg_arguments: 7, ..full() };
         assert!(plan(&other, Choice::Fentry).1[0].reason.contains("7 arguments"));
     }
@@ -410,9 +370,7 @@ mod tests {
         for plan in plan(&full(), Choice::Auto).0.iter().chain(&plan(&old(), Choice::Auto).0) {
             for (i, entry) in plan.attachments.iter().enumerate() {
                 let (Hook::Fentry(at) | Hook::Kprobe(at)) = entry.hook else { continue };
-                let is_return = |a: &Attachment| {
-                    matches!(a.hook, Hook::Fexit(f) | Hook::Kretprobe(f) if f == at)
-                };
+                let is_return = |a: &Attachment| matches!(a.hook, Hook::Fexit(f) | Hook::Kretprobe(f) if f == at);
                 let after = plan.attachments[i..].iter().any(is_return);
                 assert!(!after, "{at} of {:?}", plan.hooks);
             }
@@ -421,9 +379,8 @@ mod tests {
 
     #[test]
     fn arrival_falls_back_to_a_kprobe() {
-        let has = |features: &Features, program| {
-            lifecycle(features).iter().any(|a| a.program == program)
-        };
+        let has =
+            |features: &Features, program| lifecycle(features).iter().any(|a| a.program == program);
         assert!(has(&full(), "sk_data_ready"));
         assert!(has(&old(), "sock_def_readable"));
         let neither = Features { kprobes: false, ..old() };
