@@ -1,6 +1,6 @@
 //! The kernel side of llmtrace: filter, timestamp, copy, count. Nothing here parses a body.
 //!
-//! Entry points are in `sock/tracepoint.rs`, `lifecycle.rs` and `process.rs`; everything else is
+//! Entry points are in `sock/tracepoint.rs`, `tls/`, `lifecycle.rs` and `process.rs`; everything else is
 //! shared by them and by the back ends to come.
 #![no_std]
 #![no_main]
@@ -13,6 +13,7 @@ mod maps;
 mod process;
 mod sock;
 mod target;
+mod tls;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -11,7 +11,7 @@ use llmtrace_common::{
     limits::MAX_CGROUPS,
 };
 
-use super::{ProbeError, object, offsets, ring::Ring};
+use super::{ProbeError, object, offsets, ring::Ring, tls::Tls};
 
 /// What the kernel side has to know at load.
 #[derive(Clone, Debug)]
@@ -69,6 +69,7 @@ pub struct Capture {
     ports: HashMap<MapData, u32, u8>,
     sockets: HashMap<MapData, u64, SocketValue>,
     losses: PerCpuArray<MapData, LossValue>,
+    tls: Tls,
     /// Holds programs and links.
     ebpf: Ebpf,
     attached: bool,
@@ -107,9 +108,13 @@ impl Capture {
                 _ => {}
             }
         }
-        let ring = ring(&mut ebpf, config.ring_bytes)?;
+        let ring = ring(&ebpf, config.ring_bytes)?;
         if !cgroups.is_empty() {
-            let mut map: Array<_, CgroupValue> = typed(&mut ebpf, "CGROUPS")?;
+            let absent = || ProbeError::Map { map: "CGROUPS", reason: "absent".into() };
+            // Not taken, for the same reason as the ring.
+            let map = ebpf.map_mut("CGROUPS").ok_or_else(absent)?;
+            let mut map: Array<_, CgroupValue> =
+                Array::try_from(map).map_err(|e| map_error("CGROUPS", &e))?;
             for (i, cgroup) in cgroups.iter().take(MAX_CGROUPS).enumerate() {
                 map.set(i as u32, CgroupValue(*cgroup), 0).map_err(|e| map_error("CGROUPS", &e))?;
             }
@@ -119,6 +124,7 @@ impl Capture {
             ports: typed(&mut ebpf, "PORTS")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
             losses: typed(&mut ebpf, "LOSSES")?,
+            tls: Tls::new(&mut ebpf)?,
             ebpf,
             attached: false,
         };
@@ -157,12 +163,7 @@ impl Capture {
 
     /// Processes that are targets by their id.
     pub fn target_pids(&self) -> Vec<u32> {
-        self.targets
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, how)| how & config::target::NEVER == 0)
-            .map(|(pid, _)| pid)
-            .collect()
+        pids_of(&self.targets)
     }
 
     /// Allows a local port to `target::PORTS` processes.
@@ -173,6 +174,9 @@ impl Capture {
     /// Silences a connection: from now on the kernel side drops its bytes in a few instructions.
     /// A connection that has gone meanwhile is left alone.
     pub fn silence(&mut self, addr: u64, generation: u32) {
+        if addr & config::KERNEL_ADDRESS == 0 {
+            return self.tls.silence(addr, generation);
+        }
         let Ok(SocketValue(mut socket)) = self.sockets.get(&addr, 0) else { return };
         if socket.inode as u32 != generation {
             return;
@@ -181,6 +185,38 @@ impl Capture {
         // EXIST: if the kernel has removed it meanwhile, do not bring it back. If it has replaced
         // it, the inode written here does not match and the kernel announces it anew.
         let _ = self.sockets.insert(addr, SocketValue(socket), EXIST);
+    }
+
+    /// Looks for TLS libraries in a process that has become a target.
+    pub fn find_tls(&mut self, pid: u32) {
+        self.tls.process(pid);
+    }
+
+    /// Waits until the libraries found so far are probed.
+    pub fn settle_tls(&mut self) {
+        self.tls.settle(&mut self.ebpf);
+    }
+
+    /// Follows what targets map. `other` are targets by something else than their id.
+    pub fn follow_tls(&mut self, other: &super::target::Wanted) {
+        let targets = &self.targets;
+        let how = |pid: u32| targets.get(&pid, 0).ok();
+        self.tls.poll(
+            &mut self.ebpf,
+            |pid| match how(pid) {
+                Some(how) => how & config::target::NEVER == 0,
+                None => other.covers(pid),
+            },
+            || {
+                let mut pids = pids_of(targets);
+                pids.extend(other.covered());
+                pids
+            },
+        );
+    }
+
+    pub fn tls(&mut self) -> &mut Tls {
+        &mut self.tls
     }
 
     /// What the kernel side lost so far, by `loss` reason, summed over processors.
@@ -209,6 +245,11 @@ impl Capture {
 
 const EXIST: u64 = 2;
 
+fn pids_of(targets: &HashMap<MapData, u32, u32>) -> Vec<u32> {
+    let targets = targets.iter().filter_map(Result::ok);
+    targets.filter(|(_, how)| how & config::target::NEVER == 0).map(|(pid, _)| pid).collect()
+}
+
 fn raw_tracepoint<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
@@ -228,10 +269,11 @@ where
     T::try_from(map).map_err(|e| map_error(name, &e))
 }
 
-fn ring(ebpf: &mut Ebpf, size: u32) -> Result<Ring, ProbeError> {
+fn ring(ebpf: &Ebpf, size: u32) -> Result<Ring, ProbeError> {
     use std::os::fd::AsFd;
     let missing = || ProbeError::Map { map: "RING", reason: "absent".into() };
-    let aya::maps::Map::RingBuf(map) = ebpf.take_map("RING").ok_or_else(missing)? else {
+    // Not taken: programs that are loaded later refer to it by this very descriptor.
+    let aya::maps::Map::RingBuf(map) = ebpf.map("RING").ok_or_else(missing)? else {
         return Err(missing());
     };
     let fd = map.fd().as_fd().try_clone_to_owned().map_err(ProbeError::Ring)?;
@@ -243,7 +285,7 @@ fn map_error(map: &'static str, e: &dyn std::error::Error) -> ProbeError {
 }
 
 /// An error with what caused it, in one line.
-fn chain(e: &dyn std::error::Error) -> String {
+pub(super) fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut cause = e.source();
     while let Some(inner) = cause {

@@ -12,6 +12,7 @@ pub mod object;
 pub mod offsets;
 pub mod ring;
 pub mod target;
+pub mod tls;
 
 pub use capture::{Capture, Config};
 pub use error::ProbeError;

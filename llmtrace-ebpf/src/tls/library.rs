@@ -1,0 +1,97 @@
+//! Entry points for libraries with C functions: OpenSSL, BoringSSL, GnuTLS.
+//!
+//! Named after what they do, not after functions: `SSL_read` and `gnutls_record_recv` take and
+//! return the same. The agent decides what is attached where.
+
+use aya_ebpf::{
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+
+use super::{Entered, call, enter, freed, ids, leave, maps::TLS_THREADS};
+use crate::target::of_current;
+
+/// Bytes that a call and a return take from the stack.
+const RETURN_ADDRESS: u64 = 8;
+
+/// `(object, buffer, length[, count])`.
+#[inline(always)]
+fn begin(ctx: &ProbeContext, call: u32) -> u32 {
+    let (pid, tid) = ids();
+    if of_current(pid) == 0 {
+        return 0;
+    }
+    // SAFETY: the context of a uprobe is the registers of the process.
+    let regs = unsafe { &*ctx.regs };
+    let wide = call & call::COUNT_APART != 0;
+    enter(
+        u64::from(tid),
+        &Entered {
+            call,
+            object: regs.rdi,
+            buf: regs.rsi,
+            // An int in SSL_read and SSL_write, whose upper half is anything.
+            len: if wide { regs.rdx } else { u64::from(regs.rdx as u32) },
+            out: regs.rcx,
+            sp: regs.rsp,
+        },
+    );
+    0
+}
+
+/// `int SSL_read(SSL *, void *, int)`, `ssize_t gnutls_record_recv(session, void *, size_t)`.
+#[uprobe]
+pub fn tls_read(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::READ)
+}
+
+/// `int SSL_write(SSL *, const void *, int)`, `ssize_t gnutls_record_send(...)`.
+#[uprobe]
+pub fn tls_write(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::WRITE)
+}
+
+/// `int SSL_read_ex(SSL *, void *, size_t, size_t *)`.
+#[uprobe]
+pub fn tls_read_ex(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::READ | call::COUNT_APART)
+}
+
+/// `int SSL_write_ex(SSL *, const void *, size_t, size_t *)`.
+#[uprobe]
+pub fn tls_write_ex(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::WRITE | call::COUNT_APART)
+}
+
+/// `int SSL_do_handshake(SSL *)`, `int gnutls_handshake(session)`.
+#[uprobe]
+pub fn tls_handshake(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::HANDSHAKE)
+}
+
+/// The return of any of the above.
+#[uretprobe]
+pub fn tls_done(ctx: RetProbeContext) -> u32 {
+    let (pid, tid) = ids();
+    let Some(thread) = TLS_THREADS.get_ptr_mut(u64::from(tid)) else { return 0 };
+    // SAFETY: a pointer into the map, checked; only this thread writes to it. The context of a
+    // uretprobe is the registers of the process.
+    let (thread, regs) = unsafe { (&mut *thread, &*ctx.regs) };
+    if thread.call == 0 || regs.rsp != thread.sp.wrapping_add(RETURN_ADDRESS) {
+        return 0;
+    }
+    leave(thread, of_current(pid), (pid, tid), regs.rax as i32);
+    thread.call = 0;
+    0
+}
+
+/// `void SSL_free(SSL *)`, `void gnutls_deinit(session)`.
+#[uprobe]
+pub fn tls_free(ctx: ProbeContext) -> u32 {
+    let (pid, tid) = ids();
+    if of_current(pid) != 0 {
+        // SAFETY: the context of a uprobe is the registers of the process.
+        freed(pid, tid, unsafe { (*ctx.regs).rdi });
+    }
+    0
+}

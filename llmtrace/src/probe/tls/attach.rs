@@ -1,0 +1,80 @@
+//! Attaches the kernel programs to functions of a file.
+
+use std::{fs::File, os::fd::AsRawFd, path::PathBuf};
+
+use aya::{
+    Ebpf,
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeLinkId, UProbeScope},
+    },
+};
+
+use super::library::{Hook, Point};
+
+/// What is attached to one library.
+#[derive(Debug, Default)]
+pub struct Attached(Vec<(&'static str, UProbeLinkId)>);
+
+/// The kernel programs of a hook: on entry, and on return.
+fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
+    match hook {
+        Hook::Read => ("tls_read", Some("tls_done")),
+        Hook::Write => ("tls_write", Some("tls_done")),
+        Hook::ReadEx => ("tls_read_ex", Some("tls_done")),
+        Hook::WriteEx => ("tls_write_ex", Some("tls_done")),
+        Hook::Handshake => ("tls_handshake", Some("tls_done")),
+        Hook::Free => ("tls_free", None),
+        Hook::GoRead => ("go_read", None),
+        Hook::GoWrite => ("go_write", None),
+        Hook::GoDone => ("go_done", None),
+    }
+}
+
+/// Attaches everything or, if that fails, nothing.
+pub fn attach(ebpf: &mut Ebpf, file: &File, points: &[Point]) -> Result<Attached, String> {
+    // The very file that was looked into, whatever has its path by now.
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let mut attached = Attached::default();
+    for point in points {
+        let (entry, done) = programs(point.hook);
+        // The return first: an entry without one would leave a call under way for ever.
+        for name in done.into_iter().chain([entry]) {
+            let linked = program(ebpf, name).and_then(|program| {
+                program
+                    .attach(
+                        UProbeAttachLocation::AbsoluteOffset(point.offset),
+                        &path,
+                        UProbeScope::AllProcesses,
+                    )
+                    .map_err(|e| super::super::capture::chain(&e))
+            });
+            match linked {
+                Ok(link) => attached.0.push((name, link)),
+                Err(e) => {
+                    detach(ebpf, attached);
+                    return Err(format!("{name} at {:#x}: {e}", point.offset));
+                }
+            }
+        }
+    }
+    Ok(attached)
+}
+
+/// A program that is loaded, as it is when it is first needed.
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, String> {
+    let program = ebpf.program_mut(name).ok_or("not in the object")?;
+    let program: &mut UProbe = program.try_into().map_err(|_| "no uprobe")?;
+    if program.fd().is_err() {
+        program.load().map_err(|e| super::super::capture::chain(&e))?;
+    }
+    Ok(program)
+}
+
+pub fn detach(ebpf: &mut Ebpf, attached: Attached) {
+    for (name, link) in attached.0 {
+        if let Ok(program) = program(ebpf, name) {
+            let _ = program.detach(link);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Which TLS libraries a file contains, and where their functions are.
+
+use std::{fs::File, io};
+
+use object::Object;
+
+use super::elf::{self, Elf};
+
+/// A TLS library, as in the `library` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    OpenSsl,
+    BoringSsl,
+    GnuTls,
+    Go,
+}
+
+impl Kind {
+    pub const ALL: [Self; 4] = [Self::OpenSsl, Self::BoringSsl, Self::GnuTls, Self::Go];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenSsl => "openssl",
+            Self::BoringSsl => "boringssl",
+            Self::GnuTls => "gnutls",
+            Self::Go => "go",
+        }
+    }
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    Read,
+    Write,
+    ReadEx,
+    WriteEx,
+    Handshake,
+    Free,
+    GoRead,
+    GoWrite,
+    /// At a RET of either.
+    GoDone,
+}
+
+/// A probe to be: an offset into the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub offset: u64,
+    pub hook: Hook,
+}
+
+/// A library that was found, and what to probe, or why that is unknown.
+#[derive(Debug)]
+pub struct Library {
+    pub kind: Kind,
+    pub points: Result<Vec<Point>, &'static str>,
+}
+
+/// A function by its name. Without those that are needed a library is useless.
+struct Function {
+    name: &'static str,
+    hook: Hook,
+    needed: bool,
+}
+
+const fn function(name: &'static str, hook: Hook, needed: bool) -> Function {
+    Function { name, hook, needed }
+}
+
+/// OpenSSL 1.1 and 3, LibreSSL, BoringSSL.
+const OPENSSL: &[Function] = &[
+    function("SSL_read", Hook::Read, true),
+    function("SSL_write", Hook::Write, true),
+    function("SSL_read_ex", Hook::ReadEx, false),
+    function("SSL_write_ex", Hook::WriteEx, false),
+    function("SSL_do_handshake", Hook::Handshake, false),
+    function("SSL_free", Hook::Free, false),
+];
+/// Only BoringSSL has it.
+const BORINGSSL_ONLY: &str = "SSL_CTX_set_grease_enabled";
+
+const GNUTLS: &[Function] = &[
+    function("gnutls_record_recv", Hook::Read, true),
+    function("gnutls_record_send", Hook::Write, true),
+    function("gnutls_record_send2", Hook::Write, false),
+    function("gnutls_handshake", Hook::Handshake, false),
+    function("gnutls_deinit", Hook::Free, false),
+];
+
+/// Looks into a file; `main` if it is a program and no library.
+pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
+    let _ = main;
+    let reader = Elf::open(file)?;
+    let elf = reader.parse()?;
+    if elf.architecture() != object::Architecture::X86_64 {
+        return Ok(Vec::new());
+    }
+    let all = || OPENSSL.iter().chain(GNUTLS);
+    let found = elf::functions(&elf, |name| {
+        name == BORINGSSL_ONLY || all().any(|function| function.name == name)
+    });
+    let mut libraries = Vec::new();
+    for (kind, functions) in [(Kind::OpenSsl, OPENSSL), (Kind::GnuTls, GNUTLS)] {
+        let here = functions.iter().filter(|f| found.contains_key(f.name)).count();
+        if here == 0 {
+            continue;
+        }
+        let kind = if kind == Kind::OpenSsl && found.contains_key(BORINGSSL_ONLY) {
+            Kind::BoringSsl
+        } else {
+            kind
+        };
+        let whole = functions.iter().all(|f| !f.needed || found.contains_key(f.name));
+        let points = functions
+            .iter()
+            .filter_map(|f| Some(Point { offset: *found.get(f.name)?, hook: f.hook }));
+        let points = if whole { Ok(points.collect()) } else { Err("it lacks read or write") };
+        libraries.push(Library { kind, points });
+    }
+    Ok(libraries)
+}
