@@ -49,6 +49,7 @@ pub struct Entry {
     pub user_agent: Option<String>,
     pub client: Option<String>,
     pub pid: Option<u32>,
+    pub tls: bool,
     pub token_times_ns: Option<Vec<u64>>,
 }
 

@@ -17,4 +17,6 @@ pub mod process;
 pub mod servers;
 pub mod sse;
 pub mod stack;
+pub mod tls;
+pub mod tls_stack;
 pub mod usage;

@@ -1,4 +1,4 @@
-//! TCP and unix stream sockets behind one type.
+//! TCP and unix stream sockets, and TLS over TCP, behind one type.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::tls::TlsStream;
 
 /// A TCP port that nobody listens on now.
 pub fn free_port() -> u16 {
@@ -19,6 +21,8 @@ pub fn free_port() -> u16 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
+    /// TLS over TCP, with the tests' own certificate.
+    Tls(SocketAddr),
     Unix(PathBuf),
 }
 
@@ -27,22 +31,35 @@ impl Address {
         Self::Tcp((Ipv4Addr::LOCALHOST, port).into())
     }
 
+    /// The same server, spoken to by TLS.
+    #[must_use]
+    pub fn over_tls(&self) -> Self {
+        match self {
+            Self::Tcp(addr) | Self::Tls(addr) => Self::Tls(*addr),
+            Self::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+
     pub fn connect(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(addr) => {
-                let stream = TcpStream::connect_timeout(addr, Duration::from_secs(10))?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
-            }
+            Self::Tcp(addr) => Ok(Stream::Tcp(tcp(addr)?)),
+            Self::Tls(addr) => TlsStream::client(tcp(addr)?).map(Stream::Tls),
             Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
         }
     }
+}
+
+fn tcp(addr: &SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(addr, Duration::from_secs(10))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    Tls(TlsStream),
     Unix(UnixStream),
 }
 
@@ -50,6 +67,7 @@ impl Stream {
     pub fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(s) => s.try_clone().map(Self::Tcp),
+            Self::Tls(s) => Ok(Self::Tls(s.clone())),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
         }
     }
@@ -57,6 +75,7 @@ impl Stream {
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(s) => s.set_read_timeout(limit),
+            Self::Tls(s) => s.socket().set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
         }
     }
@@ -64,6 +83,7 @@ impl Stream {
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Self::Tcp(s) => s.shutdown(how),
+            Self::Tls(s) => s.socket().shutdown(how),
             Self::Unix(s) => s.shutdown(how),
         }
     }
@@ -78,6 +98,7 @@ impl Stream {
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(s) => s.local_addr().ok(),
+            Self::Tls(s) => s.socket().local_addr().ok(),
             Self::Unix(_) => None,
         }
     }
@@ -87,6 +108,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(s) => s.as_fd(),
+            Self::Tls(s) => s.socket().as_fd(),
             Self::Unix(s) => s.as_fd(),
         }
     }
@@ -96,6 +118,7 @@ impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.read(buf),
+            Self::Tls(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
         }
     }
@@ -105,6 +128,7 @@ impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.write(buf),
+            Self::Tls(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
         }
     }
@@ -112,6 +136,7 @@ impl Write for Stream {
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.write_vectored(bufs),
+            Self::Tls(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
         }
     }

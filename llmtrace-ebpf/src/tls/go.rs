@@ -6,8 +6,8 @@ use aya_ebpf::{helpers::bpf_probe_read_user, macros::uprobe, programs::ProbeCont
 use llmtrace_common::config::state;
 
 use super::{
-    Entered, SPREAD, call, enter, ids, leave,
-    maps::{TLS_THREADS, Thread},
+    Entered, SPREAD, call, enter, identity, ids, leave,
+    maps::{TLS_CONNS, TLS_THREADS, Thread},
 };
 use crate::{kernel, maps::SOCKETS, target::of_current};
 
@@ -50,6 +50,18 @@ pub fn go_write(ctx: ProbeContext) -> u32 {
     begin(&ctx, call::WRITE)
 }
 
+/// `func (c *Conn) serverHandshake(...)`, `clientHandshake`: once, before anything else.
+#[uprobe]
+pub fn go_handshake(ctx: ProbeContext) -> u32 {
+    let (pid, _) = ids();
+    if of_current(pid) != 0 {
+        // SAFETY: the context of a uprobe is the registers of the process. Whatever had this
+        // address before has been collected.
+        super::new_conn(identity(pid, unsafe { (*ctx.regs).rax }), call::HANDSHAKE);
+    }
+    0
+}
+
 /// At each RET of both.
 #[uprobe]
 pub fn go_done(ctx: ProbeContext) -> u32 {
@@ -62,7 +74,12 @@ pub fn go_done(ctx: ProbeContext) -> u32 {
     if thread.call == 0 {
         return 0;
     }
-    socket(thread);
+    if TLS_CONNS.get_ptr(identity(ids.0, thread.object)).is_none_or(|conn| {
+        // SAFETY: a pointer into the map, checked.
+        unsafe { (*conn).sock == 0 }
+    }) {
+        socket(thread);
+    }
     leave(thread, of_current(ids.0), ids, regs.rax as i32);
     thread.call = 0;
     0

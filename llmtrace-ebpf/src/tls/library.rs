@@ -8,7 +8,9 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 
-use super::{Entered, call, enter, freed, ids, leave, maps::TLS_THREADS};
+use llmtrace_common::record::end;
+
+use super::{Entered, call, enter, freed, ids, leave, maps::TLS_THREADS, say};
 use crate::target::of_current;
 
 /// Bytes that a call and a return take from the stack.
@@ -39,10 +41,16 @@ fn begin(ctx: &ProbeContext, call: u32) -> u32 {
     0
 }
 
-/// `int SSL_read(SSL *, void *, int)`, `ssize_t gnutls_record_recv(session, void *, size_t)`.
+/// `int SSL_read(SSL *, void *, int)`.
 #[uprobe]
 pub fn tls_read(ctx: ProbeContext) -> u32 {
     begin(&ctx, call::READ)
+}
+
+/// `ssize_t gnutls_record_recv(session, void *, size_t)`, whose 0 is the end and nothing else.
+#[uprobe]
+pub fn tls_read_to_end(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::READ_TO_END)
 }
 
 /// `int SSL_write(SSL *, const void *, int)`, `ssize_t gnutls_record_send(...)`.
@@ -69,6 +77,12 @@ pub fn tls_handshake(ctx: ProbeContext) -> u32 {
     begin(&ctx, call::HANDSHAKE)
 }
 
+/// `int SSL_get_error(const SSL *, int)`: callers ask it after what has failed.
+#[uprobe]
+pub fn tls_error(ctx: ProbeContext) -> u32 {
+    begin(&ctx, call::ERROR)
+}
+
 /// The return of any of the above.
 #[uretprobe]
 pub fn tls_done(ctx: RetProbeContext) -> u32 {
@@ -82,6 +96,17 @@ pub fn tls_done(ctx: RetProbeContext) -> u32 {
     }
     leave(thread, of_current(pid), (pid, tid), regs.rax as i32);
     thread.call = 0;
+    0
+}
+
+/// `int SSL_shutdown(SSL *)`, `int gnutls_bye(session, how)`: says that nothing more will be sent.
+#[uprobe]
+pub fn tls_shutdown(ctx: ProbeContext) -> u32 {
+    let ids = ids();
+    if of_current(ids.0) != 0 {
+        // SAFETY: the context of a uprobe is the registers of the process.
+        say(ids, unsafe { (*ctx.regs).rdi }, end::LOCAL_FIN);
+    }
     0
 }
 

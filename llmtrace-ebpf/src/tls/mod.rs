@@ -33,7 +33,14 @@ mod call {
     pub const HANDSHAKE: u32 = 4;
     /// The call returns 1 for success and puts the count of bytes where `Thread::out` points.
     pub const COUNT_APART: u32 = 8;
+    /// A read that has found the end if it returns 0.
+    pub const READ_TO_END: u32 = 16 | READ;
+    /// The call tells what a call before it met: no bytes, but perhaps the end.
+    pub const ERROR: u32 = 32;
 }
+
+/// `SSL_get_error`: the peer has said that it sends no more (close_notify).
+const SSL_ERROR_ZERO_RETURN: i32 = 6;
 
 /// Odd, with bits all over: spreads process ids over 64 bits.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -120,6 +127,17 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
     // A library cannot have moved more than it was asked to.
     if moved > thread.len || thread.call & call::HANDSHAKE != 0 {
         moved = 0;
+    }
+    let over = match thread.call {
+        call::ERROR => ret == SSL_ERROR_ZERO_RETURN,
+        call::READ_TO_END => ret == 0,
+        _ => false,
+    };
+    if over {
+        say(ids, thread.object, end::READ_EOF);
+    }
+    if over || thread.call == call::ERROR {
+        return;
     }
     let by = By { id: identity(ids.0, thread.object), how, pid: ids.0, tid: ids.1 };
     let Some(conn) = conn_of(by.id, thread.call) else { return };
@@ -255,6 +273,18 @@ fn open(conn: &mut TlsConn, now: u64, by: &By) -> bool {
             common::describe(sock, field(sock, &SOCK_FAMILY).unwrap_or(0), port, out);
         }
     })
+}
+
+/// A connection ends in one direction, as the library says.
+#[inline(always)]
+fn say(ids: (u32, u32), object: u64, reason: u32) {
+    let id = identity(ids.0, object);
+    let Some(conn) = TLS_CONNS.get_ptr(id) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let conn = unsafe { *conn };
+    if conn.state & (state::OPENED | state::SILENT) == state::OPENED {
+        ended(id, conn.generation, ids, reason);
+    }
 }
 
 /// The library lets go of a connection.

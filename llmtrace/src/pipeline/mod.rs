@@ -350,8 +350,11 @@ impl Pipeline {
     /// An end waits as long as there is something that a late record could still complete.
     fn end(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
         let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
-        let noted = entry.state.only_notes(reason);
         let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits();
+        // The first end decides: what answers an end that waits, as a client's FIN answers the
+        // server's, waits behind it.
+        let noted = entry.state.only_notes(reason)
+            && (settled || !self.ends.iter().any(|end| end.id == id && end.at <= at));
         if noted || settled {
             return self.apply(id, at, reason, sink);
         }

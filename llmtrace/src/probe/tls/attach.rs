@@ -23,11 +23,15 @@ fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
         Hook::Write => ("tls_write", Some("tls_done")),
         Hook::ReadEx => ("tls_read_ex", Some("tls_done")),
         Hook::WriteEx => ("tls_write_ex", Some("tls_done")),
+        Hook::ReadToEnd => ("tls_read_to_end", Some("tls_done")),
+        Hook::Error => ("tls_error", Some("tls_done")),
+        Hook::Shutdown => ("tls_shutdown", None),
         Hook::Handshake => ("tls_handshake", Some("tls_done")),
         Hook::Free => ("tls_free", None),
         Hook::GoRead => ("go_read", None),
         Hook::GoWrite => ("go_write", None),
         Hook::GoDone => ("go_done", None),
+        Hook::GoHandshake => ("go_handshake", None),
     }
 }
 

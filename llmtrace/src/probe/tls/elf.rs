@@ -22,6 +22,12 @@ impl Elf {
         Ok(Self { cache: ReadCache::new(BufReader::new(file.try_clone()?)) })
     }
 
+    /// Bytes of the file.
+    pub fn bytes(&self, offset: u64, len: u64) -> io::Result<&[u8]> {
+        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        (&self.cache).read_bytes_at(offset, len).map_err(|()| short())
+    }
+
     pub fn parse(&self) -> io::Result<object::File<'_, &Cache>> {
         object::File::parse(&self.cache).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }

@@ -4,7 +4,10 @@ use std::{fs::File, io};
 
 use object::Object;
 
-use super::elf::{self, Elf};
+use super::{
+    elf::{self, Elf},
+    go,
+};
 
 /// A TLS library, as in the `library` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,12 +38,18 @@ pub enum Hook {
     Write,
     ReadEx,
     WriteEx,
+    /// A read whose 0 is the end.
+    ReadToEnd,
     Handshake,
+    /// Tells what a failed call met.
+    Error,
+    Shutdown,
     Free,
     GoRead,
     GoWrite,
     /// At a RET of either.
     GoDone,
+    GoHandshake,
 }
 
 /// A probe to be: an offset into the file.
@@ -75,22 +84,24 @@ const OPENSSL: &[Function] = &[
     function("SSL_read_ex", Hook::ReadEx, false),
     function("SSL_write_ex", Hook::WriteEx, false),
     function("SSL_do_handshake", Hook::Handshake, false),
+    function("SSL_get_error", Hook::Error, false),
+    function("SSL_shutdown", Hook::Shutdown, false),
     function("SSL_free", Hook::Free, false),
 ];
 /// Only BoringSSL has it.
 const BORINGSSL_ONLY: &str = "SSL_CTX_set_grease_enabled";
 
 const GNUTLS: &[Function] = &[
-    function("gnutls_record_recv", Hook::Read, true),
+    function("gnutls_record_recv", Hook::ReadToEnd, true),
     function("gnutls_record_send", Hook::Write, true),
     function("gnutls_record_send2", Hook::Write, false),
     function("gnutls_handshake", Hook::Handshake, false),
+    function("gnutls_bye", Hook::Shutdown, false),
     function("gnutls_deinit", Hook::Free, false),
 ];
 
 /// Looks into a file; `main` if it is a program and no library.
 pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
-    let _ = main;
     let reader = Elf::open(file)?;
     let elf = reader.parse()?;
     if elf.architecture() != object::Architecture::X86_64 {
@@ -117,6 +128,9 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
             .filter_map(|f| Some(Point { offset: *found.get(f.name)?, hook: f.hook }));
         let points = if whole { Ok(points.collect()) } else { Err("it lacks read or write") };
         libraries.push(Library { kind, points });
+    }
+    if main && let Some(points) = go::points(&reader, &elf) {
+        libraries.push(Library { kind: Kind::Go, points });
     }
     Ok(libraries)
 }

@@ -8,6 +8,7 @@
 
 mod attach;
 mod elf;
+mod go;
 mod library;
 mod mappings;
 mod watch;

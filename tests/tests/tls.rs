@@ -1,0 +1,146 @@
+//! Servers and clients that speak TLS: their plaintext is traced as if there were none.
+
+use std::time::Duration;
+
+use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
+use llmtrace_tests::client::{Connection, Record, Request, load};
+use llmtrace_tests::clock::wait_for;
+use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
+use llmtrace_tests::mix;
+use llmtrace_tests::plan::Ask;
+use llmtrace_tests::servers::app::Model;
+use llmtrace_tests::stack::Server;
+
+const COUNT: usize = 50;
+
+/// The agent says that it has found the library before anybody uses it.
+#[track_caller]
+fn assert_attached(agent: &Agent, library: &str) {
+    wait_for(&format!("probes of {library}"), Duration::from_secs(20), || {
+        let labels = [("library", library), ("state", "attached")];
+        (agent.metrics().sum("llmtrace_tls_libraries", &labels) >= 1.0).then_some(())
+    });
+}
+
+/// The mix over eight kept connections, every way in which a client leaves, and the server's own.
+#[track_caller]
+fn check(server: &Server, library: &str) {
+    let agent = Options::default().pid(server.id()).start();
+    assert_attached(&agent, library);
+    let records = load(&server.address, mix::requests(COUNT), 8);
+    assert_eq!(records.len(), COUNT);
+    let metrics = agent.wait_for_requests("server", COUNT);
+    assert_metrics(&metrics, "server", &records);
+    let left = leave(server);
+    agent.wait_for_requests("server", COUNT + left.len());
+    let entries = agent.stop();
+    let (served, all) = (hop(&entries, "server", Some(server.port())), [records, left].concat());
+    assert_eq!(entries.len(), all.len(), "each request once");
+    assert!(served.iter().all(|entry| entry.tls), "{served:#?}");
+    assert_same(&all, &served);
+    assert_direct(&all, &served);
+}
+
+/// One connection each.
+#[track_caller]
+fn leave(server: &Server) -> Vec<Record> {
+    let requests = [
+        mix::left_before_first_token("abort/before-fin", false),
+        mix::left_before_first_token("abort/before-rst", true),
+        mix::left_in_mid_stream("abort/mid-fin", false),
+        mix::left_in_mid_stream("abort/mid-rst", true),
+        mix::dropped_by_server("abort/server"),
+        Request::new("abort/none", &Ask::default()),
+    ];
+    let send = |request| Connection::new(&server.address).send(request).unwrap();
+    let records: Vec<Record> = requests.iter().map(send).collect();
+    let outcomes: Vec<_> = records.iter().map(|r| (r.outcome, r.phase)).collect();
+    assert_eq!(
+        outcomes,
+        [
+            ("client_disconnect", Some("before_first_token")),
+            ("client_disconnect", Some("before_first_token")),
+            ("client_disconnect", Some("mid_stream")),
+            ("client_disconnect", Some("mid_stream")),
+            ("server_disconnect", None),
+            ("success", None),
+        ]
+    );
+    records
+}
+
+#[test]
+fn uvicorn_asyncio() {
+    require_bpf();
+    let _alone = serial();
+    check(&Server::uvicorn_tls("asyncio"), "openssl");
+}
+
+#[test]
+fn uvicorn_uvloop() {
+    require_bpf();
+    let _alone = serial();
+    check(&Server::uvicorn_tls("uvloop"), "openssl");
+}
+
+#[test]
+fn node() {
+    require_bpf();
+    let _alone = serial();
+    check(&Server::node_tls(), "openssl");
+}
+
+/// A proxy that ends TLS, and the server behind it, which is spoken to in the clear: the mix once
+/// at each end.
+#[track_caller]
+fn check_proxy(upstream: &Server, proxy: &Server, library: &str) {
+    let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
+    assert_attached(&agent, library);
+    let records = load(&proxy.address, mix::requests(COUNT), 8);
+    agent.wait_for_requests("client", COUNT);
+    agent.wait_for_requests("server", 2 * COUNT);
+    let entries = agent.stop();
+    assert_eq!(entries.len(), 3 * COUNT, "each request once at each end");
+    let front = hop(&entries, "server", Some(proxy.port()));
+    let middle = hop(&entries, "client", Some(upstream.port()));
+    let back = hop(&entries, "server", Some(upstream.port()));
+    let encrypted = |hop: &[Entry]| hop.iter().filter(|entry| entry.tls).count();
+    assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, 0, 0]);
+    for hop in [&front, &middle, &back] {
+        assert_same(&records, hop);
+    }
+    assert_direct(&records, &front);
+}
+
+#[test]
+fn nginx_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl");
+}
+
+#[test]
+fn haproxy_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl");
+}
+
+/// Go's own TLS, in a program without symbols.
+#[test]
+fn caddy_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go");
+}
+
+#[test]
+fn lighttpd_with_gnutls_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls");
+}
