@@ -77,6 +77,8 @@ pub struct TlsConn {
     /// The socket below, with its inode number; 0 if it is not known.
     pub sock: u64,
     pub inode: u64,
+    /// When that socket was gone; 0 while it is not.
+    pub ended: u64,
 }
 
 /// The bit that kernel addresses have and identities of TLS connections have not.

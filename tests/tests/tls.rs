@@ -32,6 +32,7 @@ fn check(server: &Server, library: &str) {
     let metrics = agent.wait_for_requests("server", COUNT);
     assert_metrics(&metrics, "server", &records);
     let left = leave(server);
+    assert_eq!(left[4].outcome, "server_disconnect");
     agent.wait_for_requests("server", COUNT + left.len());
     let entries = agent.stop();
     let (served, all) = (hop(&entries, "server", Some(server.port())), [records, left].concat());
@@ -41,32 +42,44 @@ fn check(server: &Server, library: &str) {
     assert_direct(&all, &served);
 }
 
-/// One connection each.
+/// One connection each, and a good request at last.
 #[track_caller]
 fn leave(server: &Server) -> Vec<Record> {
-    let requests = [
-        mix::left_before_first_token("abort/before-fin", false),
-        mix::left_before_first_token("abort/before-rst", true),
-        mix::left_in_mid_stream("abort/mid-fin", false),
-        mix::left_in_mid_stream("abort/mid-rst", true),
-        mix::dropped_by_server("abort/server"),
-        Request::new("abort/none", &Ask::default()),
+    let cases = [
+        (mix::left_before_first_token("abort/before-fin", false), "before_first_token"),
+        (mix::left_before_first_token("abort/before-rst", true), "before_first_token"),
+        (mix::left_in_mid_stream("abort/mid-fin", false), "mid_stream"),
+        (mix::left_in_mid_stream("abort/mid-rst", true), "mid_stream"),
     ];
-    let send = |request| Connection::new(&server.address).send(request).unwrap();
-    let records: Vec<Record> = requests.iter().map(send).collect();
-    let outcomes: Vec<_> = records.iter().map(|r| (r.outcome, r.phase)).collect();
-    assert_eq!(
-        outcomes,
-        [
-            ("client_disconnect", Some("before_first_token")),
-            ("client_disconnect", Some("before_first_token")),
-            ("client_disconnect", Some("mid_stream")),
-            ("client_disconnect", Some("mid_stream")),
-            ("server_disconnect", None),
-            ("success", None),
-        ]
-    );
+    let send = |request: &Request| Connection::new(&server.address).send(request).unwrap();
+    let mut records = Vec::new();
+    for (request, phase) in &cases {
+        let record = send(request);
+        assert_eq!((record.outcome, record.phase), ("client_disconnect", Some(*phase)));
+        records.push(record);
+    }
+    // Some proxies end the answer properly when their upstream does not: the client knows.
+    records.push(send(&mix::dropped_by_server("abort/server")));
+    let last = send(&Request::new("abort/none", &Ask::default()));
+    assert_eq!(last.outcome, "success");
+    records.push(last);
     records
+}
+
+/// By RST, behind proxies that go on for a client that has only closed its side, and that sometimes
+/// end an answer by themselves (Caddy 2.6, without an agent as well): until it has been left.
+#[track_caller]
+fn leave_by_reset(server: &Server) -> Vec<Record> {
+    const TRIES: usize = 8;
+    let left = |what: &str, make: fn(&str, bool) -> Request| {
+        let send = |n| {
+            let request = make(&format!("abort/{what}/{n}"), true);
+            Connection::new(&server.address).send(&request).unwrap()
+        };
+        let mut records = (0..TRIES).map(send);
+        records.find(|r| r.outcome == "client_disconnect").expect("no answer was left")
+    };
+    vec![left("before", mix::left_before_first_token), left("mid", mix::left_in_mid_stream)]
 }
 
 #[test]
@@ -93,13 +106,29 @@ fn node() {
 /// A proxy that ends TLS, and the server behind it, which is spoken to in the clear: the mix once
 /// at each end.
 #[track_caller]
-fn check_proxy(upstream: &Server, proxy: &Server, library: &str) {
+fn check_proxy(
+    upstream: &Server,
+    proxy: &Server,
+    library: &str,
+    leave: fn(&Server) -> Vec<Record>,
+) {
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
     assert_attached(&agent, library);
     let records = load(&proxy.address, mix::requests(COUNT), 8);
     agent.wait_for_requests("client", COUNT);
     agent.wait_for_requests("server", 2 * COUNT);
-    let entries = agent.stop();
+    let left = leave(proxy);
+    let of_left = |entries: &[Entry]| {
+        let mut front = hop(entries, "server", Some(proxy.port()));
+        front.retain(|entry| left.iter().any(|r| Some(&r.user_agent) == entry.user_agent.as_ref()));
+        front
+    };
+    wait_for("the proxy's end of the requests that were left", Duration::from_secs(10), || {
+        (of_left(&agent.log()).len() == left.len()).then_some(())
+    });
+    let mut entries = agent.stop();
+    assert_same(&left, &of_left(&entries));
+    entries.retain(|e| e.user_agent.as_ref().is_some_and(|who| !who.starts_with("abort/")));
     assert_eq!(entries.len(), 3 * COUNT, "each request once at each end");
     let front = hop(&entries, "server", Some(proxy.port()));
     let middle = hop(&entries, "client", Some(upstream.port()));
@@ -117,7 +146,7 @@ fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl");
+    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl", leave);
 }
 
 #[test]
@@ -125,7 +154,7 @@ fn haproxy_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl");
+    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl", leave);
 }
 
 /// Go's own TLS, in a program without symbols.
@@ -134,7 +163,7 @@ fn caddy_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go");
+    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go", leave_by_reset);
 }
 
 #[test]
@@ -142,5 +171,5 @@ fn lighttpd_with_gnutls_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls");
+    check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls", leave_by_reset);
 }

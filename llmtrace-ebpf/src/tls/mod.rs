@@ -140,7 +140,7 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
         return;
     }
     let by = By { id: identity(ids.0, thread.object), how, pid: ids.0, tid: ids.1 };
-    let Some(conn) = conn_of(by.id, thread.call) else { return };
+    let Some(conn) = conn_of(by.id, thread) else { return };
     // SAFETY: a pointer into the map, checked. Two threads that use one connection at once may
     // lose a count; only Go does that, and for one direction each.
     let conn = unsafe { &mut *conn };
@@ -178,11 +178,17 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
 
 /// The state of a connection, made if need be.
 #[inline(always)]
-fn conn_of(id: u64, call: u32) -> Option<*mut TlsConn> {
+fn conn_of(id: u64, thread: &Thread) -> Option<*mut TlsConn> {
     if let Some(conn) = TLS_CONNS.get_ptr_mut(id) {
-        return Some(conn);
+        // SAFETY: a pointer into the map, checked.
+        let ended = unsafe { (*conn).ended };
+        // A call that was under way when the socket went belongs to the old connection, a later
+        // one to another that has the same object.
+        if ended == 0 || thread.enter <= ended {
+            return Some(conn);
+        }
     }
-    new_conn(id, call);
+    new_conn(id, thread.call);
     TLS_CONNS.get_ptr_mut(id)
 }
 
@@ -379,6 +385,13 @@ pub fn socket_ended(sock: u64, reason: u32) {
     ended(carried.id, carried.generation, (0, 0), reason);
     if reason == end::CLOSED {
         let _ = TLS_SOCKETS.remove(sock);
-        let _ = TLS_CONNS.remove(carried.id);
+        if let Some(conn) = TLS_CONNS.get_ptr_mut(carried.id) {
+            // SAFETY: a pointer into the map, checked; a helper without arguments.
+            unsafe {
+                if (*conn).generation == carried.generation {
+                    (*conn).ended = bpf_ktime_get_ns();
+                }
+            }
+        }
     }
 }
