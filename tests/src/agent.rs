@@ -95,6 +95,13 @@ impl Options {
         self
     }
 
+    /// A flag without a value.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.into());
+        self
+    }
+
     #[must_use]
     pub fn pid(self, pid: u32) -> Self {
         self.arg("--pid", pid.to_string())

@@ -3,23 +3,50 @@
 //! Files are read piece by piece and never mapped: one that is cut short meanwhile is an error,
 //! and not the end of the agent.
 
-use std::{collections::HashMap, fs::File, io, io::BufReader};
+use std::{collections::HashMap, fs::File, io, io::BufReader, os::unix::fs::FileExt};
 
-use object::{Object, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
+use memchr::memmem::Finder;
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, ReadRef};
 
 /// Symbols of one table that are looked at.
 const MAX_SYMBOLS: usize = 4_000_000;
 
 type Cache = ReadCache<BufReader<File>>;
 
+/// Bytes that are searched at once.
+const WINDOW: usize = 1 << 20;
+
 /// An ELF file.
 pub struct Elf {
     cache: Cache,
+    file: File,
 }
 
 impl Elf {
     pub fn open(file: &File) -> io::Result<Self> {
-        Ok(Self { cache: ReadCache::new(BufReader::new(file.try_clone()?)) })
+        let cache = ReadCache::new(BufReader::new(file.try_clone()?));
+        Ok(Self { cache, file: file.try_clone()? })
+    }
+
+    /// Where in a part of the file one of the needles is first, without keeping what is read.
+    pub fn find(&self, (offset, size): (u64, u64), needles: &[&[u8]]) -> Option<u64> {
+        let finders: Vec<_> = needles.iter().map(|needle| Finder::new(*needle)).collect();
+        let overlap = needles.iter().map(|needle| needle.len()).max()?.saturating_sub(1);
+        let mut window = vec![0; WINDOW.min(usize::try_from(size).ok()?)];
+        let mut at = 0;
+        while at < size {
+            let want = window.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
+            let n = self.file.read_at(&mut window[..want], offset + at).ok().filter(|n| *n > 0)?;
+            let found = finders.iter().filter_map(|finder| finder.find(&window[..n])).min();
+            if let Some(found) = found {
+                return Some(offset + at + found as u64);
+            }
+            if at + n as u64 >= size {
+                return None;
+            }
+            at += (n - overlap.min(n - 1)) as u64;
+        }
+        None
     }
 
     /// Bytes of the file.
@@ -34,16 +61,25 @@ impl Elf {
 }
 
 /// Where in the file the wanted functions are, by name: those that are exported, else those that
-/// a table for debuggers names.
+/// a table for debuggers names. `sure` are names of which one is there if any is: most files have
+/// none, and to search their strings is far less than to go through their symbols.
 pub fn functions<'data, R: ReadRef<'data>>(
+    file: &Elf,
     elf: &object::File<'data, R>,
+    sure: &[&[u8]],
     wanted: impl Fn(&str) -> bool,
 ) -> HashMap<String, u64> {
+    let named_in = |section: &str| {
+        let range = elf.section_by_name(section).and_then(|s| s.file_range());
+        range.is_some_and(|range| file.find(range, sure).is_some())
+    };
     let mut found = HashMap::new();
-    for symbol in elf.dynamic_symbols().take(MAX_SYMBOLS) {
-        add(elf, &symbol, &wanted, &mut found);
+    if named_in(".dynstr") {
+        for symbol in elf.dynamic_symbols().take(MAX_SYMBOLS) {
+            add(elf, &symbol, &wanted, &mut found);
+        }
     }
-    if found.is_empty() {
+    if found.is_empty() && named_in(".strtab") {
         for symbol in elf.symbols().take(MAX_SYMBOLS) {
             add(elf, &symbol, &wanted, &mut found);
         }
@@ -78,4 +114,25 @@ pub fn file_offset<'data, R: ReadRef<'data>>(
         let (offset, size) = segment.file_range();
         (inside < size).then(|| offset + inside)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_across_windows() {
+        let path = std::env::temp_dir().join(format!("llmtrace-find-{}", std::process::id()));
+        for at in [0, 10, WINDOW - 3, WINDOW - 1, WINDOW, 2 * WINDOW - 7, 2 * WINDOW + 5] {
+            let mut bytes = vec![b'.'; 2 * WINDOW + 64];
+            bytes[at..at + 6].copy_from_slice(b"needle");
+            std::fs::write(&path, &bytes).unwrap();
+            let elf = Elf::open(&File::open(&path).unwrap()).unwrap();
+            let len = bytes.len() as u64;
+            assert_eq!(elf.find((0, len), &[b"other", b"needle"]), Some(at as u64));
+            assert_eq!(elf.find((0, at as u64 + 5), &[b"needle"]), None);
+            assert_eq!(elf.find((0, len), &[b"other"]), None);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -100,6 +100,9 @@ const GNUTLS: &[Function] = &[
     function("gnutls_deinit", Hook::Free, false),
 ];
 
+/// One of these is in a file that has one of the libraries, whole or not.
+const SURE: &[&[u8]] = &[b"SSL_read\0", b"SSL_write\0", b"gnutls_record_"];
+
 /// Looks into a file; `main` if it is a program and no library.
 pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
     let reader = Elf::open(file)?;
@@ -108,7 +111,7 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
         return Ok(Vec::new());
     }
     let all = || OPENSSL.iter().chain(GNUTLS);
-    let found = elf::functions(&elf, |name| {
+    let found = elf::functions(&reader, &elf, SURE, |name| {
         name == BORINGSSL_ONLY || all().any(|function| function.name == name)
     });
     let mut libraries = Vec::new();
