@@ -10,7 +10,11 @@ use aya_ebpf::{
 
 use llmtrace_common::record::end;
 
-use super::{Entered, call, enter, freed, ids, leave, maps::TLS_THREADS, say};
+use super::{
+    Entered, call, enter, freed, ids, key, leave,
+    maps::{TLS_THREADS, Thread},
+    say,
+};
 use crate::target::of_current;
 
 /// Bytes that a call and a return take from the stack.
@@ -27,7 +31,7 @@ fn begin(ctx: &ProbeContext, call: u32) -> u32 {
     let regs = unsafe { &*ctx.regs };
     let wide = call & call::COUNT_APART != 0;
     enter(
-        u64::from(tid),
+        key(tid, call & call::WRITE != 0),
         &Entered {
             call,
             object: regs.rdi,
@@ -86,17 +90,27 @@ pub fn tls_error(ctx: ProbeContext) -> u32 {
 /// The return of any of the above.
 #[uretprobe]
 pub fn tls_done(ctx: RetProbeContext) -> u32 {
-    let (pid, tid) = ids();
-    let Some(thread) = TLS_THREADS.get_ptr_mut(u64::from(tid)) else { return 0 };
-    // SAFETY: a pointer into the map, checked; only this thread writes to it. The context of a
-    // uretprobe is the registers of the process.
-    let (thread, regs) = unsafe { (&mut *thread, &*ctx.regs) };
-    if thread.call == 0 || regs.rsp != thread.sp.wrapping_add(RETURN_ADDRESS) {
-        return 0;
+    let ids = ids();
+    // SAFETY: the context of a uretprobe is the registers of the process.
+    let regs = unsafe { &*ctx.regs };
+    let sp = regs.rsp.wrapping_sub(RETURN_ADDRESS);
+    let entry = call_at(key(ids.1, true), sp).or_else(|| call_at(key(ids.1, false), sp));
+    if let Some(thread) = entry {
+        // SAFETY: a pointer into the map, checked; only this thread writes to it.
+        let thread = unsafe { &mut *thread };
+        leave(thread, of_current(ids.0), ids, regs.rax as i32);
+        thread.call = 0;
     }
-    leave(thread, of_current(pid), (pid, tid), regs.rax as i32);
-    thread.call = 0;
     0
+}
+
+/// The call that was entered with this stack pointer.
+#[inline(always)]
+fn call_at(key: u64, sp: u64) -> Option<*mut Thread> {
+    let thread = TLS_THREADS.get_ptr_mut(key)?;
+    // SAFETY: a pointer into the map, checked.
+    let (call, entered) = unsafe { ((*thread).call, (*thread).sp) };
+    (call != 0 && entered == sp).then_some(thread)
 }
 
 /// `int SSL_shutdown(SSL *)`, `int gnutls_bye(session, how)`: says that nothing more will be sent.

@@ -3,7 +3,8 @@
 use aya_ebpf::{macros::map, maps::LruHashMap};
 use llmtrace_common::{config::TlsConn, limits::MAX_TLS};
 
-/// A thread (or goroutine) that calls into a TLS library.
+/// A thread (or goroutine) that calls into a TLS library. Threads have an entry for writes and one
+/// for everything else: Node writes from within a read, when that has ended the handshake.
 ///
 /// One entry for as long as the thread lives: writing into it in place costs a lookup, where
 /// inserting and deleting for each call would cost three times as much.
@@ -33,7 +34,7 @@ pub struct Thread {
     pub pad: u32,
 }
 
-/// By thread id, or by what `super::go` makes of a goroutine.
+/// By thread id (see `super::key`), or by what `super::go` makes of a goroutine.
 #[map]
 pub static TLS_THREADS: LruHashMap<u64, Thread> = LruHashMap::with_max_entries(MAX_TLS, 0);
 

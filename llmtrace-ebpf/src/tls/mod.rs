@@ -59,6 +59,12 @@ fn ids() -> (u32, u32) {
     ((id >> 32) as u32, id as u32)
 }
 
+/// The key of a thread's entry, for writes or for everything else.
+#[inline(always)]
+fn key(tid: u32, write: bool) -> u64 {
+    u64::from(tid) | u64::from(write) << 32
+}
+
 /// The entry of a thread, made if need be.
 #[inline(always)]
 fn thread_of(key: u64) -> Option<*mut Thread> {
@@ -225,7 +231,7 @@ fn is_taken(sock: u64, inode: u64) -> bool {
     unsafe { (*carried).inode == inode }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn joined(conn: &mut TlsConn, sock: u64, inode: u64, by: &By) {
     conn.sock = sock;
     conn.inode = inode;
@@ -336,44 +342,66 @@ pub fn carried(tid: u32, write: bool, sock: u64, inode: u64) {
 
 #[inline(never)]
 fn carried_by(tid: u32, write: bool, sock: u64, inode: u64) -> i32 {
-    let Some(thread) = TLS_THREADS.get_ptr_mut(u64::from(tid)) else {
-        if !write {
-            // What follows may be the first call of this thread.
-            let thread = Thread { read_sock: sock, read_inode: inode, ..Thread::default() };
-            let _ = TLS_THREADS.insert(u64::from(tid), thread, 0);
+    // Inside a call, the innermost first.
+    if within(key(tid, true), sock, inode) || within(key(tid, false), sock, inode) {
+        return 0;
+    }
+    if !write {
+        let Some(thread) = thread_of(key(tid, false)) else { return 0 };
+        // SAFETY: a pointer into the map, checked; only this thread writes to it.
+        unsafe {
+            (*thread).read_sock = sock;
+            (*thread).read_inode = inode;
         }
         return 0;
-    };
+    }
+    written(key(tid, true), tid, sock, inode);
+    written(key(tid, false), tid, sock, inode);
+    0
+}
+
+/// Notes the socket if a call is under way.
+#[inline(always)]
+fn within(key: u64, sock: u64, inode: u64) -> bool {
+    let Some(thread) = TLS_THREADS.get_ptr_mut(key) else { return false };
     // SAFETY: a pointer into the map, checked; only this thread writes to it.
     let thread = unsafe { &mut *thread };
-    if thread.call != 0 {
-        thread.sock = sock;
-        thread.inode = inode;
-    } else if !write {
-        thread.read_sock = sock;
-        thread.read_inode = inode;
-    } else if thread.writer != 0 {
-        let object = thread.writer;
-        thread.writer = 0;
-        let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        let id = identity(pid, object);
-        if !is_taken(sock, inode)
-            && let Some(conn) = TLS_CONNS.get_ptr_mut(id)
-        {
-            // SAFETY: a pointer into the map, checked.
-            let conn = unsafe { &mut *conn };
-            if conn.sock == 0 {
-                joined(conn, sock, inode, &By { id, how: of_current(pid), pid, tid });
-            }
-        }
+    if thread.call == 0 {
+        return false;
     }
-    0
+    thread.sock = sock;
+    thread.inode = inode;
+    true
+}
+
+/// A write outside a call: of what the last call left in memory, if its connection has no socket.
+#[inline(always)]
+fn written(key: u64, tid: u32, sock: u64, inode: u64) {
+    let Some(thread) = TLS_THREADS.get_ptr_mut(key) else { return };
+    // SAFETY: a pointer into the map, checked; only this thread writes to it.
+    let object = unsafe {
+        let object = (*thread).writer;
+        (*thread).writer = 0;
+        object
+    };
+    if object == 0 || is_taken(sock, inode) {
+        return;
+    }
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let id = identity(pid, object);
+    let Some(conn) = TLS_CONNS.get_ptr_mut(id) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let conn = unsafe { &mut *conn };
+    if conn.sock == 0 {
+        joined(conn, sock, inode, &By { id, how: of_current(pid), pid, tid });
+    }
 }
 
 /// The hook in the end of threads: their ids are used again, and a call that was under way is not.
 #[inline(always)]
 pub fn thread_ended(tid: u32) {
-    let _ = TLS_THREADS.remove(u64::from(tid));
+    let _ = TLS_THREADS.remove(key(tid, false));
+    let _ = TLS_THREADS.remove(key(tid, true));
 }
 
 /// The hook in the ends of sockets: what a socket carries ends as it does.
