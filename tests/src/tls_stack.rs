@@ -32,6 +32,17 @@ impl Server {
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }
 
+    /// As many events over TLS, by OpenSSL, as the machine can move.
+    #[track_caller]
+    pub fn flood_tls() -> Self {
+        let (port, dir) = (free_port(), TempDir::new());
+        let files = Files::write(dir.path());
+        let mut command = Command::new(paths::own_bin("server"));
+        command.arg("flood").arg("--port").arg(port.to_string());
+        command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
+        Self::start(&mut command, Address::loopback(port).over_tls(), dir)
+    }
+
     /// A proxy that ends TLS in front of `upstream`, run from a template of its configuration.
     #[track_caller]
     fn proxy(
@@ -93,6 +104,17 @@ impl Server {
         Self::proxy(upstream, "lighttpd.conf.in", |_, conf| {
             let mut command = Command::new("lighttpd");
             command.arg("-D").arg("-f").arg(conf);
+            command
+        })
+    }
+
+    /// Envoy: a stripped binary with BoringSSL inside.
+    #[track_caller]
+    pub fn envoy_tls(upstream: &Self) -> Self {
+        Self::proxy(upstream, "envoy.yaml.in", |_, conf| {
+            let mut command = Command::new(paths::envoy());
+            command.arg("-c").arg(conf).args(["--concurrency", "1", "--log-level", "error"]);
+            command.args(["--base-id", &free_port().to_string()]);
             command
         })
     }

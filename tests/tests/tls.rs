@@ -177,3 +177,11 @@ fn lighttpd_with_gnutls_in_front() {
     let upstream = Server::app(Model::Thread);
     check_proxy(&upstream, &Server::lighttpd_gnutls(&upstream), "gnutls", leave_by_reset, true);
 }
+
+#[test]
+fn envoy_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    check_proxy(&upstream, &Server::envoy_tls(&upstream), "boringssl", leave, true);
+}

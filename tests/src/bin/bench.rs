@@ -19,6 +19,8 @@ enum Section {
     D,
     /// Memory
     E,
+    /// The flood over TLS
+    F,
 }
 
 /// Measures what the agent costs and how right it is; writes bench.md and bench.json.
@@ -67,6 +69,7 @@ fn main() -> anyhow::Result<()> {
                 add(flood::uvicorn(effort));
             }
             Section::B => add(paced::paced(effort)),
+            Section::F => add(flood::flood_tls(effort)),
             Section::D => add(accuracy::accuracy(effort)),
             Section::E => add(memory::memory(effort)),
         }

@@ -31,22 +31,40 @@ impl Elf {
     /// Where in a part of the file one of the needles is first, without keeping what is read.
     pub fn find(&self, (offset, size): (u64, u64), needles: &[&[u8]]) -> Option<u64> {
         let finders: Vec<_> = needles.iter().map(|needle| Finder::new(*needle)).collect();
-        let overlap = needles.iter().map(|needle| needle.len()).max()?.saturating_sub(1);
-        let mut window = vec![0; WINDOW.min(usize::try_from(size).ok()?)];
+        let longest = needles.iter().map(|needle| needle.len()).max()?;
+        let mut first = None;
+        self.windows((offset, size), longest, |at, bytes| {
+            if first.is_none() {
+                let found = finders.iter().filter_map(|finder| finder.find(bytes)).min();
+                first = found.map(|found| at + found as u64);
+            }
+        });
+        first
+    }
+
+    /// Reads a part of the file window by window, without keeping it. What is `length` bytes long
+    /// or less is whole in one of them, and may be in two.
+    pub fn windows(
+        &self,
+        (offset, size): (u64, u64),
+        length: usize,
+        mut f: impl FnMut(u64, &[u8]),
+    ) {
+        let overlap = length.saturating_sub(1);
+        let mut window = vec![0; WINDOW.min(usize::try_from(size).unwrap_or(WINDOW))];
         let mut at = 0;
         while at < size {
             let want = window.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
-            let n = self.file.read_at(&mut window[..want], offset + at).ok().filter(|n| *n > 0)?;
-            let found = finders.iter().filter_map(|finder| finder.find(&window[..n])).min();
-            if let Some(found) = found {
-                return Some(offset + at + found as u64);
-            }
+            let n = match self.file.read_at(&mut window[..want], offset + at) {
+                Ok(n) if n > 0 => n,
+                _ => return,
+            };
+            f(offset + at, &window[..n]);
             if at + n as u64 >= size {
-                return None;
+                return;
             }
             at += (n - overlap.min(n - 1)) as u64;
         }
-        None
     }
 
     /// Bytes of the file.

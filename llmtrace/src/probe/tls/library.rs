@@ -5,6 +5,7 @@ use std::{fs::File, io};
 use object::Object;
 
 use super::{
+    boring,
     elf::{self, Elf},
     go,
 };
@@ -131,6 +132,12 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
             .filter_map(|f| Some(Point { offset: *found.get(f.name)?, hook: f.hook }));
         let points = if whole { Ok(points.collect()) } else { Err("it lacks read or write") };
         libraries.push(Library { kind, points });
+    }
+    if main
+        && libraries.is_empty()
+        && let Some(points) = boring::points(&reader, &elf)
+    {
+        libraries.push(Library { kind: Kind::BoringSsl, points });
     }
     if main && let Some(points) = go::points(&reader, &elf) {
         libraries.push(Library { kind: Kind::Go, points });

@@ -7,6 +7,7 @@
 //! filling the ring.
 
 mod attach;
+mod boring;
 mod elf;
 mod go;
 mod library;
