@@ -1,5 +1,5 @@
-//! TLS for the tests: one certificate per test process, a client that trusts it and nothing else,
-//! and a server end (rustls), both with HTTP/1.1 alone.
+//! TLS for the tests: one certificate per test process, and a client that trusts it and nothing else
+//! and speaks HTTP/1.1 alone.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,9 +7,8 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 /// A certificate for localhost and its key, made anew for each test process.
 struct Identity {
@@ -61,24 +60,11 @@ impl Files {
     }
 }
 
-/// A server's end of rustls.
-pub fn server_config(certificate: &Path, key: &Path) -> io::Result<Arc<ServerConfig>> {
-    let bad = |e: &dyn std::error::Error| io::Error::new(io::ErrorKind::InvalidData, e.to_string());
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|e| bad(&e))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(&e))?;
-    let builder = ServerConfig::builder().with_no_client_auth();
-    let mut config = builder.with_single_cert(chain, key).map_err(|e| bad(&e))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
 /// A TLS connection over blocking TCP. A clone is the same connection: for one thread that reads
 /// and writes in turn.
 #[derive(Clone)]
 pub struct TlsStream {
-    connection: Arc<Mutex<Connection>>,
+    connection: Arc<Mutex<ClientConnection>>,
     socket: Arc<TcpStream>,
 }
 
@@ -92,19 +78,8 @@ impl TlsStream {
     /// Connects, with the handshake done.
     pub fn client(socket: TcpStream) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").expect("a valid name");
-        let connection =
-            ClientConnection::new(Arc::clone(&IDENTITY.client), name).map_err(io::Error::other)?;
-        Self::start(connection.into(), socket)
-    }
-
-    /// The server's end, with the handshake done.
-    pub fn server(config: &Arc<ServerConfig>, socket: TcpStream) -> io::Result<Self> {
-        let connection =
-            rustls::ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-        Self::start(connection.into(), socket)
-    }
-
-    fn start(mut connection: Connection, socket: TcpStream) -> io::Result<Self> {
+        let config = Arc::clone(&IDENTITY.client);
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while connection.is_handshaking() {
             connection.complete_io(&mut &socket)?;
         }
@@ -115,7 +90,7 @@ impl TlsStream {
         &self.socket
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    fn lock(&self) -> MutexGuard<'_, ClientConnection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,7 +125,7 @@ impl Write for TlsStream {
     }
 }
 
-fn send(connection: &mut Connection, mut socket: &TcpStream) -> io::Result<()> {
+fn send(connection: &mut ClientConnection, mut socket: &TcpStream) -> io::Result<()> {
     while connection.wants_write() {
         connection.write_tls(&mut socket)?;
     }

@@ -2,7 +2,7 @@
 
 use std::{fs::File, io};
 
-use object::Object;
+use object::{Object, ObjectSection, ReadRef};
 
 use super::{
     boring,
@@ -17,10 +17,12 @@ pub enum Kind {
     BoringSsl,
     GnuTls,
     Go,
+    Rustls,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::OpenSsl, Self::BoringSsl, Self::GnuTls, Self::Go];
+    pub const ALL: [Self; 5] =
+        [Self::OpenSsl, Self::BoringSsl, Self::GnuTls, Self::Go, Self::Rustls];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +30,7 @@ impl Kind {
             Self::BoringSsl => "boringssl",
             Self::GnuTls => "gnutls",
             Self::Go => "go",
+            Self::Rustls => "rustls",
         }
     }
 }
@@ -142,5 +145,40 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
     if main && let Some(points) = go::points(&reader, &elf) {
         libraries.push(Library { kind: Kind::Go, points });
     }
+    if libraries.is_empty() {
+        libraries.extend(unnamed(&reader, &elf));
+    }
     Ok(libraries)
+}
+
+/// Bytes of a file that are searched for what tells of a library without names.
+const MAX_SEARCHED: u64 = 64 << 20;
+
+/// Names of source files that a library leaves behind for its messages: it is there, but its
+/// functions have no names, or none that can be relied on.
+const TRACES: [(Kind, &[u8], &str); 2] = [
+    (Kind::OpenSsl, b"ssl/ssl_lib.c\0", "it is linked in without its symbols"),
+    (Kind::Rustls, b"/rustls-0.", "rustls has no functions to probe yet"),
+];
+
+fn unnamed<'data, R: ReadRef<'data>>(file: &Elf, elf: &object::File<'data, R>) -> Vec<Library> {
+    let section = elf.section_by_name(".rodata").and_then(|s| s.file_range());
+    let Some((offset, size)) = section else { return Vec::new() };
+    let range = (offset, size.min(MAX_SEARCHED));
+    let here = |(kind, trace, why): &(Kind, &[u8], &'static str)| {
+        file.find(range, &[*trace])?;
+        Some(Library { kind: *kind, points: Err(*why) })
+    };
+    TRACES.iter().filter_map(here).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_elf_is_an_error() {
+        let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        assert!(search(&file, true).is_err());
+    }
 }

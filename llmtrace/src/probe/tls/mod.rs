@@ -190,11 +190,8 @@ impl Tls {
 
     fn attach(&mut self, ebpf: &mut Ebpf, answer: Answer) {
         let Answer { id, path, file, found } = answer;
-        let libraries = match found {
-            Ok(libraries) => libraries,
-            // Not ELF, or cut short: no library that anybody could call.
-            Err(_) => Vec::new(),
-        };
+        // Not ELF, or cut short: no library that anybody could call.
+        let libraries = found.unwrap_or_default();
         let mut probed = Vec::new();
         for Library { kind, points } in libraries {
             let name = kind.name();
