@@ -38,7 +38,7 @@ use worker::{Answer, Worker};
 /// Files that are remembered. Past it, those without TLS are forgotten and looked into again.
 const MAX_FILES: usize = 8192;
 /// How long a start waits for the files of its first targets to be looked into.
-const START_WAIT: Duration = Duration::from_secs(5);
+const START_WAIT: Duration = Duration::from_secs(1);
 /// How often files that no target has mapped are let go, and mappings searched that no event told
 /// of.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -89,12 +89,21 @@ struct Probed {
     links: Attached,
 }
 
+/// A search for files that no target has mapped any more: a process at a time, because to read the
+/// mappings of all at once could take longer than the ring takes to fill.
+#[derive(Debug, Default)]
+struct Sweep {
+    pids: Vec<u32>,
+    mapped: HashSet<FileId>,
+}
+
 /// The TLS part of capture.
 pub struct Tls {
     conns: BpfMap<MapData, u64, ConnValue>,
     files: HashMap<FileId, Known>,
     watch: Option<Watch>,
     worker: Worker,
+    sweep: Sweep,
     next_sweep: Instant,
     notes: Vec<String>,
 }
@@ -113,6 +122,7 @@ impl Tls {
             files: HashMap::new(),
             watch,
             worker: Worker::start().map_err(ProbeError::Ring)?,
+            sweep: Sweep::default(),
             next_sweep: Instant::now() + SWEEP,
             notes,
         })
@@ -132,6 +142,7 @@ impl Tls {
     pub fn process(&mut self, pid: u32) {
         for mapping in mappings::of(pid) {
             if self.files.contains_key(&mapping.id) {
+                self.sweep.mapped.insert(mapping.id);
                 continue;
             }
             if self.files.len() >= MAX_FILES {
@@ -140,6 +151,7 @@ impl Tls {
             // The process may have gone.
             let Some(file) = mappings::open(pid, &mapping) else { continue };
             self.files.insert(mapping.id, Known::Asked);
+            self.sweep.mapped.insert(mapping.id);
             self.worker.ask(mapping, file);
         }
     }
@@ -154,10 +166,13 @@ impl Tls {
     ) {
         let mut due = Instant::now() >= self.next_sweep;
         if let Some(watch) = &mut self.watch {
-            let files = &self.files;
+            let (files, mapped) = (&self.files, &mut self.sweep.mapped);
             let mut pids = HashSet::new();
             let lost = watch.drain(|pid, id| {
-                if !files.contains_key(&id) {
+                if files.contains_key(&id) {
+                    // By a process that the sweep has been at already, perhaps.
+                    mapped.insert(id);
+                } else {
                     pids.insert(pid);
                 }
             });
@@ -171,8 +186,16 @@ impl Tls {
         while let Some(answer) = self.worker.answer(Duration::ZERO) {
             self.attach(ebpf, answer);
         }
-        if due {
-            self.sweep(ebpf, &targets());
+        if let Some(pid) = self.sweep.pids.pop() {
+            self.process(pid);
+            if self.sweep.pids.is_empty() {
+                self.let_go(ebpf);
+            }
+        } else if due {
+            self.sweep = Sweep { pids: targets(), mapped: HashSet::new() };
+            if self.sweep.pids.is_empty() {
+                self.let_go(ebpf);
+            }
             let wait = if self.watch.is_some() { SWEEP } else { SWEEP_BLIND };
             self.next_sweep = Instant::now() + wait;
         }
@@ -220,13 +243,9 @@ impl Tls {
         self.notes.push(text);
     }
 
-    /// Lets go of files that none of the targets has mapped.
-    fn sweep(&mut self, ebpf: &mut Ebpf, targets: &[u32]) {
-        let mut mapped = HashSet::new();
-        for &pid in targets {
-            mapped.extend(mappings::of(pid).into_iter().map(|m| m.id));
-            self.process(pid);
-        }
+    /// Lets go of files that none of the targets had mapped in the sweep that is over.
+    fn let_go(&mut self, ebpf: &mut Ebpf) {
+        let mapped = std::mem::take(&mut self.sweep.mapped);
         let gone: Vec<FileId> = self
             .files
             .iter()
