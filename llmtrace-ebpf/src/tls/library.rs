@@ -90,27 +90,39 @@ pub fn tls_error(ctx: ProbeContext) -> u32 {
 /// The return of any of the above.
 #[uretprobe]
 pub fn tls_done(ctx: RetProbeContext) -> u32 {
-    let ids = ids();
     // SAFETY: the context of a uretprobe is the registers of the process.
     let regs = unsafe { &*ctx.regs };
-    let sp = regs.rsp.wrapping_sub(RETURN_ADDRESS);
+    done(regs.rsp.wrapping_sub(RETURN_ADDRESS), regs.rax as i32)
+}
+
+/// The same, shortly before the return, in a frame that is not deeper than at the entry.
+#[uprobe]
+pub fn tls_leave(ctx: ProbeContext) -> u32 {
+    // SAFETY: the context of a uprobe is the registers of the process.
+    let regs = unsafe { &*ctx.regs };
+    done(regs.rsp, regs.rax as i32)
+}
+
+#[inline(always)]
+fn done(sp: u64, ret: i32) -> u32 {
+    let ids = ids();
     let entry = call_at(key(ids.1, true), sp).or_else(|| call_at(key(ids.1, false), sp));
     if let Some(thread) = entry {
         // SAFETY: a pointer into the map, checked; only this thread writes to it.
         let thread = unsafe { &mut *thread };
-        leave(thread, of_current(ids.0), ids, regs.rax as i32);
+        leave(thread, of_current(ids.0), ids, ret);
         thread.call = 0;
     }
     0
 }
 
-/// The call that was entered with this stack pointer.
+/// The call that is over at this stack pointer: a call inside it has a lower one.
 #[inline(always)]
 fn call_at(key: u64, sp: u64) -> Option<*mut Thread> {
     let thread = TLS_THREADS.get_ptr_mut(key)?;
     // SAFETY: a pointer into the map, checked.
     let (call, entered) = unsafe { ((*thread).call, (*thread).sp) };
-    (call != 0 && entered == sp).then_some(thread)
+    (call != 0 && entered <= sp).then_some(thread)
 }
 
 /// `int SSL_shutdown(SSL *)`, `int gnutls_bye(session, how)`: says that nothing more will be sent.

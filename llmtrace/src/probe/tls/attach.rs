@@ -43,11 +43,17 @@ pub fn attach(ebpf: &mut Ebpf, file: &File, points: &[Point]) -> Result<Attached
     for point in points {
         let (entry, done) = programs(point.hook);
         // The return first: an entry without one would leave a call under way for ever.
-        for name in done.into_iter().chain([entry]) {
+        let mut places: Vec<(&'static str, u64)> = match done {
+            Some(done) if point.exits.is_empty() => vec![(done, point.offset)],
+            Some(_) => point.exits.iter().map(|exit| ("tls_leave", *exit)).collect(),
+            None => Vec::new(),
+        };
+        places.push((entry, point.offset));
+        for (name, offset) in places {
             let linked = program(ebpf, name).and_then(|program| {
                 program
                     .attach(
-                        UProbeAttachLocation::AbsoluteOffset(point.offset),
+                        UProbeAttachLocation::AbsoluteOffset(offset),
                         &path,
                         UProbeScope::AllProcesses,
                     )
@@ -57,7 +63,7 @@ pub fn attach(ebpf: &mut Ebpf, file: &File, points: &[Point]) -> Result<Attached
                 Ok(link) => attached.0.push((name, link)),
                 Err(e) => {
                     detach(ebpf, attached);
-                    return Err(format!("{name} at {:#x}: {e}", point.offset));
+                    return Err(format!("{name} at {offset:#x}: {e}"));
                 }
             }
         }

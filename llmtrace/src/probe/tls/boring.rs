@@ -111,7 +111,7 @@ fn find<'data, R: ReadRef<'data>>(
     })
     .ok_or("its functions do not look as known")?;
     let point =
-        |(address, hook)| elf::file_offset(elf, address).map(|offset| Point { offset, hook });
+        |(address, hook)| elf::file_offset(elf, address).map(|offset| Point::new(offset, hook));
     chosen.into_iter().map(point).collect::<Option<_>>().ok_or("its functions are in no file")
 }
 

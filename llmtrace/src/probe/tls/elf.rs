@@ -13,6 +13,13 @@ const MAX_SYMBOLS: usize = 4_000_000;
 
 type Cache = ReadCache<BufReader<File>>;
 
+/// Where in the file a function is; the size is 0 if nothing says it.
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    pub offset: u64,
+    pub size: u64,
+}
+
 /// Bytes that are searched at once.
 const WINDOW: usize = 1 << 20;
 
@@ -86,7 +93,7 @@ pub fn functions<'data, R: ReadRef<'data>>(
     elf: &object::File<'data, R>,
     sure: &[&[u8]],
     wanted: impl Fn(&str) -> bool,
-) -> HashMap<String, u64> {
+) -> HashMap<String, Code> {
     let named_in = |section: &str| {
         let range = elf.section_by_name(section).and_then(|s| s.file_range());
         range.is_some_and(|range| file.find(range, sure).is_some())
@@ -109,7 +116,7 @@ fn add<'data, R: ReadRef<'data>>(
     elf: &object::File<'data, R>,
     symbol: &object::Symbol<'data, '_, R>,
     wanted: &impl Fn(&str) -> bool,
-    found: &mut HashMap<String, u64>,
+    found: &mut HashMap<String, Code>,
 ) {
     if symbol.is_undefined() || symbol.address() == 0 {
         return;
@@ -118,7 +125,7 @@ fn add<'data, R: ReadRef<'data>>(
         && wanted(name)
         && let Some(offset) = file_offset(elf, symbol.address())
     {
-        found.insert(name.to_owned(), offset);
+        found.insert(name.to_owned(), Code { offset, size: symbol.size() });
     }
 }
 

@@ -54,7 +54,7 @@ pub fn points<'data, R: ReadRef<'data>>(
         };
         let Some((start, end)) = table.range(index) else { continue };
         let Some(at) = elf::file_offset(elf, text.wrapping_add(start)) else { continue };
-        points.push(Point { offset: at, hook: *hook });
+        points.push(Point::new(at, *hook));
         if *returns {
             let Ok(code) = file.bytes(at, (end - start).min(MAX_CODE)) else { continue };
             let rets = rets(code);
@@ -77,7 +77,7 @@ impl Rets {
     }
 
     fn map_to_points(self, start: u64) -> impl Iterator<Item = Point> {
-        self.0.into_iter().map(move |at| Point { offset: start + at, hook: Hook::GoDone })
+        self.0.into_iter().map(move |at| Point::new(start + at, Hook::GoDone))
     }
 }
 

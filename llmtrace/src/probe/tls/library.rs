@@ -2,12 +2,14 @@
 
 use std::{fs::File, io};
 
+use iced_x86::Register;
 use object::{Object, ObjectSection, ReadRef};
 
 use super::{
     boring,
-    elf::{self, Elf},
+    elf::{self, Code, Elf},
     go,
+    steps::{self, Places},
 };
 
 /// A TLS library, as in the `library` label.
@@ -57,10 +59,48 @@ pub enum Hook {
 }
 
 /// A probe to be: an offset into the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
     pub offset: u64,
     pub hook: Hook,
+    /// Where the function's end is seen, if not by a uretprobe.
+    pub exits: Vec<u64>,
+}
+
+impl Point {
+    pub fn new(offset: u64, hook: Hook) -> Self {
+        Self { offset, hook, exits: Vec::new() }
+    }
+}
+
+/// Longest function that is disassembled.
+const MAX_CODE: u64 = 16 * 1024;
+
+/// A function at the cheapest places that are as good as its beginning and its end.
+fn cheapest(file: &Elf, code: Code, hook: Hook) -> Point {
+    let arguments: &[Register] = match hook {
+        Hook::ReadEx | Hook::WriteEx => {
+            &[Register::RDI, Register::RSI, Register::RDX, Register::RCX]
+        }
+        Hook::Read | Hook::Write | Hook::ReadToEnd => {
+            &[Register::RDI, Register::RSI, Register::RDX]
+        }
+        Hook::Handshake | Hook::Error => &[Register::RDI],
+        _ => return Point::new(code.offset, hook),
+    };
+    let found = file
+        .bytes(code.offset, code.size.min(MAX_CODE))
+        .ok()
+        .filter(|_| code.size > 0 && code.size <= MAX_CODE)
+        .and_then(|bytes| steps::places(bytes, arguments));
+    match found {
+        Some(Places { entry, exits }) => Point {
+            offset: code.offset + entry,
+            hook,
+            exits: exits.into_iter().map(|exit| code.offset + exit).collect(),
+        },
+        None => Point::new(code.offset, hook),
+    }
 }
 
 /// A library that was found, and what to probe, or why that is unknown.
@@ -130,9 +170,8 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
             kind
         };
         let whole = functions.iter().all(|f| !f.needed || found.contains_key(f.name));
-        let points = functions
-            .iter()
-            .filter_map(|f| Some(Point { offset: *found.get(f.name)?, hook: f.hook }));
+        let points =
+            functions.iter().filter_map(|f| Some(cheapest(&reader, *found.get(f.name)?, f.hook)));
         let points = if whole { Ok(points.collect()) } else { Err("it lacks read or write") };
         libraries.push(Library { kind, points });
     }

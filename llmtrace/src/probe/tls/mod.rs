@@ -12,6 +12,7 @@ mod elf;
 mod go;
 mod library;
 mod mappings;
+mod steps;
 mod watch;
 mod worker;
 
