@@ -1,10 +1,11 @@
 //! Where in a function a probe is cheap.
 //!
 //! The kernel replaces the probed instruction by a breakpoint. Some instructions it then emulates
-//! (pushes, branches, calls); all others it has to single-step, which costs a second exception: in
-//! a virtual machine that was measured to be ten times all else together. And a uretprobe always
-//! sits on the first instruction. So a function is probed at a later instruction that still sees
-//! its arguments, and at one before each RET that sees its result already, if there are such.
+//! (pushes and branches among them); all others it has to single-step, which costs a second
+//! exception: in a virtual machine that exception alone was two thirds of a server's time. And a
+//! uretprobe always sits on the first instruction. So a function is probed at a later instruction
+//! that still sees its arguments, and at one before each RET that sees its result already, if there
+//! are such.
 
 use std::collections::HashSet;
 
