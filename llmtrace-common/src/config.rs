@@ -48,7 +48,13 @@ pub mod state {
     /// The kernel numbers the socket's bytes itself (TCP).
     pub const SEQUENCED: u32 = 2;
     /// A write was refused or cut short because the send buffer was full, and none was taken since.
-    pub const BLOCKED: u32 = 4;
+    pub const BLOCKED: u32 = 32;
+    /// Silent because it carries TLS: which connection it carries may still be of interest.
+    pub const TLS: u32 = 4;
+    /// An OPEN record was sent (of a [`TlsConn`](super::TlsConn) only).
+    pub const OPENED: u32 = 8;
+    /// The handshake was seen (of a [`TlsConn`](super::TlsConn) only).
+    pub const FRESH: u32 = 16;
 }
 
 /// Value of the `SOCKETS` map, by socket address.
@@ -67,6 +73,27 @@ pub struct Socket {
     pub state: u32,
     pub pad: u32,
 }
+
+/// Value of the `TLS_CONNS` map: a TLS connection, by the identity that its records carry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsConn {
+    /// Tells two connections whose library objects lay at the same address apart.
+    pub generation: u32,
+    /// Bits of [`state`].
+    pub state: u32,
+    /// Bytes of plaintext read and written so far.
+    pub read: u64,
+    pub written: u64,
+    /// The socket below, with its inode number; 0 if it is not known.
+    pub sock: u64,
+    pub inode: u64,
+    /// When that socket was gone; 0 while it is not.
+    pub ended: u64,
+}
+
+/// The bit that kernel addresses have and identities of TLS connections have not.
+pub const KERNEL_ADDRESS: u64 = 1 << 63;
 
 /// A target cgroup, as in the `CGROUPS` array.
 #[repr(C)]

@@ -22,6 +22,8 @@ pub const MAX_CGROUPS: usize = 16;
 pub const MAX_PORTS: u32 = 256;
 /// Slots that remember system calls under way, by thread. A power of two.
 pub const STASH_SLOTS: u32 = 16_384;
+/// TLS connections whose state the kernel side holds, and threads or goroutines that make them.
+pub const MAX_TLS: u32 = 16_384;
 /// Bytes of a process name, NUL included (the kernel's TASK_COMM_LEN).
 pub const COMM: usize = 16;
 /// Bytes of a unix socket's path (sun_path).

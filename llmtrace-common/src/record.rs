@@ -46,6 +46,9 @@ pub mod flag {
     pub const RESET: u16 = 16;
     /// More records of the same system call follow.
     pub const MORE: u16 = 32;
+    /// Plaintext of a TLS connection: `sock` is no socket but the identity of that connection, and
+    /// `enter_ns` and `exit_ns` are of the call into the TLS library.
+    pub const TLS: u16 = 64;
 }
 
 /// Why a connection, or one direction of it, ended ([`kind::END`]).
@@ -106,6 +109,8 @@ pub struct Header {
 
 /// Address family as in [`Open::family`].
 pub mod family {
+    /// Nobody knows: a TLS connection whose socket was not seen.
+    pub const UNKNOWN: u16 = 0;
     pub const UNIX: u16 = 1;
     pub const INET: u16 = 2;
     pub const INET6: u16 = 10;

@@ -13,6 +13,7 @@ use crate::{
     emit, kernel,
     maps::{LISTENING, PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
     sock::common,
+    tls,
 };
 
 /// `include/net/tcp_states.h`.
@@ -67,6 +68,7 @@ pub fn tcp_send_reset(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn report(sock: u64, reason: u32) {
+    tls::socket_ended(sock, reason);
     let Some(socket) = SOCKETS.get_ptr(sock) else { return };
     // SAFETY: a pointer into the map, checked.
     let socket = unsafe { *socket };

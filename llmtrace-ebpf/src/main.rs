@@ -1,7 +1,7 @@
 //! The kernel side of llmtrace: filter, timestamp, copy, count. Nothing here parses a body.
 //!
-//! Entry points are in `sock/{fentry,kprobe,tracepoint,syscall,arrival}.rs`, `lifecycle.rs` and
-//! `process.rs`; everything else is shared by them.
+//! Entry points are in `sock/{fentry,kprobe,tracepoint,syscall,arrival}.rs`, `tls/`,
+//! `lifecycle.rs` and `process.rs`; everything else is shared by them.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "aya's entry points take contexts by value")]
@@ -15,6 +15,7 @@ mod process;
 mod sock;
 mod stash;
 mod target;
+mod tls;
 
 #[cfg(not(test))]
 #[panic_handler]

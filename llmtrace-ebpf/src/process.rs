@@ -9,7 +9,7 @@ use llmtrace_common::record::{Header, kind};
 use crate::{
     emit, kernel,
     maps::{SIGNAL_LIVE, TARGETS, TASK_SIGNAL, TASK_TGID, WATCH_PROCESSES},
-    target,
+    target, tls,
 };
 
 /// `(parent, child)`; also for new threads, whose group is the parent's.
@@ -44,6 +44,7 @@ pub fn sched_process_exec(_: RawTracePointContext) -> i32 {
 /// Runs in each thread that exits; `signal->live` has been decremented before.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
+    tls::thread_ended(bpf_get_current_pid_tgid() as u32);
     let task: u64 = ctx.arg(0);
     let Some(signal) = kernel::field::<u64>(task, &TASK_SIGNAL) else { return 0 };
     if kernel::field::<i32>(signal, &SIGNAL_LIVE) != Some(0) {

@@ -64,7 +64,8 @@ impl Sink for Out {
     }
 
     fn finished(&mut self, f: &Finished, peer: &conn::Peer) {
-        let peer = Peer { server: peer.server.clone(), client: peer.client.clone(), pid: peer.pid };
+        let conn::Peer { server, client, pid, tls } = peer.clone();
+        let peer = Peer { server, client, pid, tls };
         self.metrics.finished(f, &peer);
         if let Some(log) = &mut self.log
             && let Err(e) = log.write(f, &peer)
@@ -83,6 +84,10 @@ impl Sink for Out {
             .entry(pid)
             .or_insert_with(|| probe::target::display_name(pid, comm).into())
             .clone()
+    }
+
+    fn port(&mut self, pid: u32) -> Option<u16> {
+        probe::target::only_port(pid)
     }
 }
 
@@ -153,8 +158,13 @@ impl Agent {
         // Before and after: what starts in between is found by one or the other.
         for (pid, how) in wanted.scan() {
             capture.add_target(pid, how)?;
+            capture.find_tls(pid);
+        }
+        for pid in wanted.covered() {
+            capture.find_tls(pid);
         }
         let chosen = capture.attach()?;
+        capture.settle_tls();
         let settings = Settings {
             itl_bounds: Metrics::itl_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
@@ -191,6 +201,7 @@ impl Agent {
         let now = monotonic_ns();
         self.drain();
         self.follow()?;
+        self.capture.follow_tls(&self.wanted);
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.beat(now);
@@ -248,6 +259,7 @@ impl Agent {
             };
             if how != 0 && pid != std::process::id() {
                 self.capture.add_target(pid, how)?;
+                self.capture.find_tls(pid);
             }
         }
         Ok(())
@@ -255,7 +267,9 @@ impl Agent {
 
     fn scan(&mut self) -> Result<(), ProbeError> {
         for (pid, how) in self.wanted.scan() {
-            self.capture.add_target(pid, how)?;
+            if self.capture.add_target(pid, how)? {
+                self.capture.find_tls(pid);
+            }
         }
         // Exits that were missed: the map must not fill with the dead.
         let mut pids = self.capture.target_pids();
@@ -306,6 +320,10 @@ impl Agent {
             own.lost_bytes.push(("kernel", name, lost.bytes));
         }
         own.lost_records.push(("kernel", "missed_run", self.capture.missed_runs()));
+        own.tls_libraries = self.capture.tls().libraries();
+        for note in self.capture.tls().take_notes() {
+            eprintln!("llmtrace: TLS: {note}");
+        }
         self.out.metrics.set_own(own);
         if let Some(log) = &mut self.out.log {
             let _ = log.flush();

@@ -50,6 +50,7 @@ pub struct Entry {
     pub user_agent: Option<String>,
     pub client: Option<String>,
     pub pid: Option<u32>,
+    pub tls: bool,
     pub token_times_ns: Option<Vec<u64>>,
 }
 
@@ -92,6 +93,13 @@ impl Options {
     pub fn arg(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
         self.args.push(flag.into());
         self.args.push(value.as_ref().to_os_string());
+        self
+    }
+
+    /// A flag without a value.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.into());
         self
     }
 

@@ -18,6 +18,8 @@ pub mod process;
 pub mod servers;
 pub mod sse;
 pub mod stack;
+pub mod tls;
+pub mod tls_stack;
 pub mod uring;
 pub mod usage;
 pub mod vm;

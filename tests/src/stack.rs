@@ -25,7 +25,7 @@ pub struct Server {
 
 impl Server {
     #[track_caller]
-    fn start(command: &mut Command, address: Address, dir: TempDir) -> Self {
+    pub(crate) fn start(command: &mut Command, address: Address, dir: TempDir) -> Self {
         command.env("LLMTRACE_APP_LOG", dir.join("app.jsonl"));
         let mut process = Process::spawn(command);
         wait_for("a server to accept", START_LIMIT, || {
@@ -50,7 +50,7 @@ impl Server {
     /// If it is not a TCP server.
     pub fn port(&self) -> u16 {
         match &self.address {
-            Address::Tcp(addr) => addr.port(),
+            Address::Tcp(addr) | Address::Tls(addr) => addr.port(),
             Address::Unix(path) => panic!("{} has no port", path.display()),
         }
     }
@@ -172,6 +172,11 @@ impl Server {
     #[track_caller]
     pub fn uvicorn(event_loop: &str, http: &str) -> Self {
         let port = free_port();
+        let mut command = Self::uvicorn_command(event_loop, http, port);
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    pub(crate) fn uvicorn_command(event_loop: &str, http: &str, port: u16) -> Command {
         let mut command = Command::new(paths::python());
         command.args(["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1"]);
         command.args(["--log-level", "critical", "--no-access-log"]);
@@ -179,7 +184,7 @@ impl Server {
         command.args(["--loop", event_loop, "--http", http]);
         command.arg("--port").arg(port.to_string());
         command.arg("--app-dir").arg(app_dir());
-        Self::start(&mut command, Address::loopback(port), TempDir::new())
+        command
     }
 
     /// The ASGI application on granian (Rust, hyper); serves from a worker process.

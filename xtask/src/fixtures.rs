@@ -1,5 +1,5 @@
 //! What the end-to-end tests start besides the agent: pinned Python and Node packages, nginx, and a
-//! tiny model for llama.cpp. All of it lives under target/ except nginx.
+//! tiny model for llama.cpp. All of it lives under target/ except nginx and the programs for TLS.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ pub fn ensure() -> Result<()> {
     python()?;
     node()?;
     nginx()?;
+    tls()?;
     model()
 }
 
@@ -131,6 +132,46 @@ fn nginx() -> Result<()> {
     }
     if !here() {
         bail!("nginx-light is installed but there is no nginx in PATH or /usr/sbin");
+    }
+    Ok(())
+}
+
+/// `(program, Debian package)` of what ends or begins TLS in the tests.
+const TLS: &[(&str, &str)] = &[
+    ("haproxy", "haproxy"),
+    ("caddy", "caddy"),
+    ("lighttpd", "lighttpd"),
+    ("gnutls-cli", "gnutls-bin"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+];
+/// lighttpd's own TLS is a package apart, without a program.
+const LIGHTTPD_TLS: &str = "lighttpd-mod-gnutls";
+
+fn tls() -> Result<()> {
+    let here =
+        |program: &str| on_path(program).is_some() || Path::new("/usr/sbin").join(program).exists();
+    let absent = || TLS.iter().filter(|(program, _)| !here(program));
+    let mut packages: Vec<&str> = absent().map(|(_, package)| *package).collect();
+    if apt::available() {
+        packages.extend(apt::missing(&[LIGHTTPD_TLS]));
+        if packages.is_empty() {
+            return Ok(());
+        }
+        apt::ensure(&packages, "TLS servers and clients of the tests")?;
+        // Their packages start servers that nobody asked for; the tests start their own.
+        if Path::new("/run/systemd/system").exists() {
+            sh::say("switching off the services that the packages have started");
+            for service in ["haproxy", "caddy", "lighttpd"] {
+                if packages.contains(&service) {
+                    sh::quiet(sh::as_root("systemctl", &[])?.args(["disable", "--now", service]))?;
+                }
+            }
+        }
+    }
+    let missing: Vec<&str> = absent().map(|(program, _)| *program).collect();
+    if !missing.is_empty() {
+        bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
     }
     Ok(())
 }

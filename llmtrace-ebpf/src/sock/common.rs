@@ -24,10 +24,13 @@ use crate::{
         UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
     },
     memory::{Memory, place},
+    tls,
 };
 
 const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
+/// High byte of the longest length that a TLS record may have (2^14 + 2048).
+const MAX_TLS_RECORD_HIGH: u8 = 0x48;
 
 /// A traced socket at the moment of a call.
 #[derive(Clone, Copy)]
@@ -73,6 +76,9 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
         let socket = unsafe { &mut *socket };
         if socket.inode == inode {
             if socket.state & state::SILENT != 0 {
+                if socket.state & state::TLS != 0 {
+                    tls::carried(call.who.tid, way == Way::Write, sock, inode);
+                }
                 return None;
             }
             let mut flags = 0;
@@ -95,7 +101,14 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
         }
     }
     let mut traced = Traced { generation: 0, flags: 0, blocked: false, pos: 0, arrived: 0 };
-    if first(call, &mut traced) { Some(traced) } else { None }
+    if first(call, &mut traced) {
+        return Some(traced);
+    }
+    // Not in `first`, whose stack is large enough.
+    if traced.flags & flag::TLS != 0 {
+        tls::carried(call.who.tid, way == Way::Write, sock, inode);
+    }
+    None
 }
 
 /// The stream position that the kernel keeps: of the next byte to be written or read.
@@ -151,8 +164,12 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
     let port: u16 = if inet { field(sock, &SOCK_NUM)? } else { 0 };
     if call.who.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
         entry.state |= state::SILENT;
-    } else if header.flags & flag::FRESH != 0 {
-        let taken_for = guess(&call.memory);
+    } else {
+        let taken_for = guess(&call.memory, header.flags & flag::FRESH != 0);
+        if taken_for == sniff::TLS {
+            entry.state |= state::TLS;
+            traced.flags = flag::TLS;
+        }
         if taken_for != 0 {
             entry.state |= state::SILENT;
             header.kind = kind::SILENCED;
@@ -203,9 +220,10 @@ fn is_fresh(sock: u64, done: u32) -> Option<bool> {
     Some(received as u32 == unread.wrapping_add(done) && acked <= 1 && written == unacked)
 }
 
-/// What the first bytes of a connection are: 0 for HTTP or undecided, else one of `sniff`.
+/// What the first bytes of a connection are: 0 for HTTP or undecided, else one of `sniff`. Of one
+/// that is not fresh, only a TLS record is recognised.
 #[inline(always)]
-fn guess(memory: &Memory) -> u32 {
+fn guess(memory: &Memory, fresh: bool) -> u32 {
     // Through a map, where the verifier forgets that it may be a typed pointer.
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's slot, checked.
@@ -223,17 +241,24 @@ fn guess(memory: &Memory) -> u32 {
     };
     // SAFETY: the helper fails on an address that cannot be read.
     let Ok(word) = (unsafe { bpf_probe_read_user(source as *const [u8; 4]) }) else { return 0 };
+    if let [0x14..=0x17, 0x03, 0..=4, length] = word
+        && (word[0] == 0x16 || length <= MAX_TLS_RECORD_HIGH)
+    {
+        return sniff::TLS;
+    }
+    if !fresh {
+        return 0;
+    }
     match &word {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
         | b"PRI " | b"HTTP" => 0,
-        [0x16, 0x03, ..] => sniff::TLS,
         _ => sniff::OTHER,
     }
 }
 
 /// Fills in the addresses and the process.
 #[inline(always)]
-fn describe(sock: u64, family: u16, port: u16, out: &mut Open) {
+pub fn describe(sock: u64, family: u16, port: u16, out: &mut Open) {
     out.family = family;
     if family == family::UNIX {
         unix_name(sock, out);
@@ -255,6 +280,12 @@ fn describe(sock: u64, family: u16, port: u16, out: &mut Open) {
     if let Some(net) = field::<u64>(sock, &SOCK_NET) {
         out.netns = field(net, &NET_INUM).unwrap_or(0);
     }
+    describe_process(out);
+}
+
+/// Fills in the process.
+#[inline(always)]
+pub fn describe_process(out: &mut Open) {
     // SAFETY: helpers without arguments.
     let task = unsafe {
         out.cgroup = bpf_get_current_cgroup_id();

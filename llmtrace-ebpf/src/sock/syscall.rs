@@ -9,14 +9,15 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use llmtrace_common::{limits::MAX_CLOSE_RANGE, record::end};
+use llmtrace_common::{config::loss, limits::MAX_CLOSE_RANGE, record::end};
 
 use super::{
     args::{self, Io, arch},
     call::{self, Caller, ReadEnd},
-    common,
+    common, function,
 };
 use crate::{
+    emit,
     kernel::{self, Probed},
     maps::SOCKETS,
     memory::Memory,
@@ -235,6 +236,41 @@ fn shuts(regs: &arch::Regs, who: Caller) {
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     exit(&ctx);
+    0
+}
+
+/// Beside kretprobes, of which the kernel skips those of calls that are one too many to be under way
+/// at once: what is still under way when its system call returns was skipped.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
+    let id = bpf_get_current_pid_tgid();
+    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    if target::of_current(pid) == 0 {
+        return 0;
+    }
+    let Some(stash) = stash::current(tid) else {
+        reads_under_way(&ctx);
+        return 0;
+    };
+    let regs: u64 = ctx.arg(0);
+    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR)).unwrap_or(u64::MAX);
+    let class = class_of(nr);
+    // Calls whose result is how many bytes they moved.
+    if class == class::WRITES && nr != arch::SENDMMSG && stash.call & under_way::WRITE != 0 {
+        write_done(stash, ctx.arg(1), pid, tid);
+    } else if class == class::READS && nr != arch::RECVMMSG && stash.call & under_way::READ != 0 {
+        skipped_read(ctx.arg(1));
+    } else {
+        emit::lost(loss::MISSED, 0);
+    }
+    stash.call = 0;
+    stash::take_seen(tid);
+    0
+}
+
+#[inline(never)]
+fn skipped_read(ret: i64) -> i32 {
+    function::receive_ends::<Probed>(ret);
     0
 }
 

@@ -11,4 +11,6 @@ pub struct Peer {
     pub client: Arc<str>,
     /// The traced process that used the connection last.
     pub pid: u32,
+    /// The connection is encrypted, and what was seen its plaintext.
+    pub tls: bool,
 }

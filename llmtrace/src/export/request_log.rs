@@ -46,6 +46,7 @@ struct Line<'a> {
     user_agent: Option<&'a str>,
     client: Option<&'a str>,
     pid: u32,
+    tls: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_times_ns: Option<&'a [Ns]>,
 }
@@ -93,6 +94,7 @@ impl<W: Write> RequestLog<W> {
             user_agent: f.user_agent.as_deref(),
             client: Some(&*peer.client).filter(|c| !c.is_empty()),
             pid: peer.pid,
+            tls: peer.tls,
             token_times_ns: f.token_times.as_deref(),
         };
         self.line.clear();
@@ -170,7 +172,7 @@ mod tests {
     }
 
     fn peer() -> Peer {
-        Peer { server: "s:1".into(), client: "127.0.0.1:9".into(), pid: 42 }
+        Peer { server: "s:1".into(), client: "127.0.0.1:9".into(), pid: 42, tls: true }
     }
 
     #[test]
@@ -189,7 +191,7 @@ mod tests {
                 r#""model":"m\"\n","finish_reason":null,"prompt_tokens":7,"output_tokens":2,"#,
                 r#""cached_tokens":null,"reasoning_tokens":null,"output_source":"events","#,
                 r#""events":3,"token_events":2,"user_agent":"curl/8","client":"127.0.0.1:9","#,
-                r#""pid":42}"#,
+                r#""pid":42,"tls":true}"#,
                 "\n"
             )
         );

@@ -221,6 +221,11 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
     }
     out.one(&defs::CONNECTIONS, Some(own.connections as f64));
     out.one(&defs::TARGETS, Some(own.targets as f64));
+    let tls = own.tls_libraries.iter();
+    out.add(
+        &defs::TLS_LIBRARIES,
+        tls.map(|(library, state, n)| (None, [*library, *state], *n as f64)),
+    );
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
 }

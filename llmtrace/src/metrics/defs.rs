@@ -73,6 +73,8 @@ defs! {
         "Connections that are followed.";
     TARGETS: GAUGE "llmtrace_targets" false []
         "Targets that are traced.";
+    TLS_LIBRARIES: GAUGE "llmtrace_tls_libraries" false ["library", "state"]
+        "Files with a TLS library that targets have mapped, by what became of their probes: anything but attached means TLS traffic that is not seen.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

@@ -40,6 +40,8 @@ pub struct Peer {
     pub client: Arc<str>,
     /// The traced process.
     pub pid: u32,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
 }
 
 /// The agent's own counts, all of them since its start.
@@ -59,6 +61,8 @@ pub struct Own {
     pub connections: u64,
     /// Processes or cgroups that are traced now.
     pub targets: u64,
+    /// Files with a TLS library that targets have mapped, by library and state.
+    pub tls_libraries: Vec<(&'static str, &'static str, u64)>,
 }
 
 /// One aggregate for all threads; a clone is the same one.

@@ -36,7 +36,7 @@ fn finished(model: &str, outcome: Outcome) -> Finished {
 }
 
 fn peer(server: &str) -> Peer {
-    Peer { server: server.into(), client: "127.0.0.1:9".into(), pid: 42 }
+    Peer { server: server.into(), client: "127.0.0.1:9".into(), pid: 42, tls: false }
 }
 
 fn tell(metrics: &Metrics, f: &Finished, peer: &Peer) {

@@ -17,7 +17,7 @@ pub(super) fn peer<K: Sink>(role: Role, open: Option<&Open>, pid: u32, sink: &mu
             Role::Server => label(&sink.name(pid, "unknown")),
             Role::Client => "unknown".into(),
         };
-        return Peer { server, client: "".into(), pid };
+        return Peer { server, client: "".into(), pid, tls: false };
     };
     let (server, client) = match role {
         Role::Server => {
@@ -25,6 +25,10 @@ pub(super) fn peer<K: Sink>(role: Role, open: Option<&Open>, pid: u32, sink: &mu
             let server = match &open.local {
                 Address::Ip(a) => format!("{name}:{}", a.port()),
                 Address::Unix(path) => format!("{name}:{path}"),
+                Address::Unknown => match sink.port(pid) {
+                    Some(port) => format!("{name}:{port}"),
+                    None => name.to_string(),
+                },
             };
             (label(&server), &open.remote)
         }
@@ -36,13 +40,15 @@ pub(super) fn peer<K: Sink>(role: Role, open: Option<&Open>, pid: u32, sink: &mu
     let client = match client {
         Address::Ip(a) => a.to_string().into(),
         Address::Unix(path) => label(path),
+        Address::Unknown => "".into(),
     };
-    Peer { server, client, pid }
+    Peer { server, client, pid, tls: open.tls }
 }
 
 fn remote(open: &Open) -> Arc<str> {
     match (&open.remote, &open.local) {
         (Address::Ip(a), _) => a.to_string().into(),
+        (Address::Unknown, _) => "unknown".into(),
         // A unix socket has one path, whichever end has it.
         (Address::Unix(path), _) | (_, Address::Unix(path)) if !path.is_empty() => label(path),
         _ => "unix".into(),

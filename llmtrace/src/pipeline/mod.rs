@@ -66,6 +66,11 @@ pub trait Sink {
         comm.into()
     }
 
+    /// The port that a process listens on, if there is just one: for a connection without addresses.
+    fn port(&mut self, _pid: u32) -> Option<u16> {
+        None
+    }
+
     /// The whole label of the server at a remote address.
     fn remote(&mut self, _addr: &Address) -> Option<Arc<str>> {
         None
@@ -83,6 +88,7 @@ pub struct Pipeline {
     ends: VecDeque<End>,
     /// Connections that hold something back until time passes.
     waiting: Vec<SockId>,
+    /// Connections whose end the kernel side may not see, but that of their process.
     unix: FxHashSet<SockId>,
     /// The latest time seen.
     now: Ns,
@@ -329,8 +335,16 @@ impl Pipeline {
     }
 
     fn open(&mut self, open: &Open, sink: &mut impl Sink) {
-        self.table.open(open);
-        if matches!((&open.local, &open.remote), (Address::Unix(_), _) | (_, Address::Unix(_))) {
+        let slot = self.table.open(open);
+        if let Some((entry, _)) = self.table.get(slot) {
+            // Named again: addresses may have become known.
+            entry.state.flow.peer = None;
+        }
+        let by_tcp = |a: &Address| matches!(a, Address::Ip(_));
+        if by_tcp(&open.local) && by_tcp(&open.remote) {
+            // A TLS connection that had no addresses before.
+            self.unix.remove(&open.id);
+        } else {
             self.unix.insert(open.id);
         }
         if self.table.has_evicted() {
@@ -341,8 +355,11 @@ impl Pipeline {
     /// An end waits as long as there is something that a late record could still complete.
     fn end(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
         let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
-        let noted = entry.state.only_notes(reason);
         let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits();
+        // The first end decides: what answers an end that waits, as a client's FIN answers the
+        // server's, waits behind it.
+        let noted = entry.state.only_notes(reason)
+            && (settled || !self.ends.iter().any(|end| end.id == id && end.at <= at));
         if noted || settled {
             return self.apply(id, at, reason, sink);
         }

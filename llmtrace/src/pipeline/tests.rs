@@ -105,6 +105,7 @@ impl Bench {
             cgroup: 0,
             netns: 0,
             fresh: self.fresh,
+            tls: false,
         };
         self.pipeline.push(&Record::Open(open), &mut self.log);
     }

@@ -18,6 +18,7 @@ use super::{
     object, offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
     ring::Ring,
+    tls::Tls,
     types::{self, Types},
 };
 
@@ -90,6 +91,7 @@ pub struct Capture {
     listening: Array<MapData, u32>,
     sockets: HashMap<MapData, u64, SocketValue>,
     losses: PerCpuArray<MapData, LossValue>,
+    tls: Tls,
     /// Holds programs and links.
     ebpf: Ebpf,
     features: Features,
@@ -148,6 +150,7 @@ impl Capture {
             listening: typed(&mut ebpf, "LISTENING")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
             losses: typed(&mut ebpf, "LOSSES")?,
+            tls: Tls::new(&mut ebpf)?,
             ebpf,
             features,
             choice: config.choice,
@@ -224,12 +227,7 @@ impl Capture {
 
     /// Processes that are targets by their id.
     pub fn target_pids(&self) -> Vec<u32> {
-        self.targets
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, how)| how & config::target::NEVER == 0)
-            .map(|(pid, _)| pid)
-            .collect()
+        pids_of(&self.targets)
     }
 
     /// Allows a local port to `target::PORTS` processes.
@@ -240,6 +238,9 @@ impl Capture {
     /// Silences a connection: from now on the kernel side drops its bytes in a few instructions.
     /// A connection that has gone meanwhile is left alone.
     pub fn silence(&mut self, addr: u64, generation: u32) {
+        if addr & config::KERNEL_ADDRESS == 0 {
+            return self.tls.silence(addr, generation);
+        }
         let Ok(SocketValue(mut socket)) = self.sockets.get(&addr, 0) else { return };
         if socket.inode as u32 != generation {
             return;
@@ -248,6 +249,38 @@ impl Capture {
         // EXIST: if the kernel has removed it meanwhile, do not bring it back. If it has replaced
         // it, the inode written here does not match and the kernel announces it anew.
         let _ = self.sockets.insert(addr, SocketValue(socket), EXIST);
+    }
+
+    /// Looks for TLS libraries in a process that has become a target.
+    pub fn find_tls(&mut self, pid: u32) {
+        self.tls.process(pid);
+    }
+
+    /// Waits until the libraries found so far are probed.
+    pub fn settle_tls(&mut self) {
+        self.tls.settle(&mut self.ebpf);
+    }
+
+    /// Follows what targets map. `other` are targets by something else than their id.
+    pub fn follow_tls(&mut self, other: &super::target::Wanted) {
+        let targets = &self.targets;
+        let how = |pid: u32| targets.get(&pid, 0).ok();
+        self.tls.poll(
+            &mut self.ebpf,
+            |pid| match how(pid) {
+                Some(how) => how & config::target::NEVER == 0,
+                None => other.covers(pid),
+            },
+            || {
+                let mut pids = pids_of(targets);
+                pids.extend(other.covered());
+                pids
+            },
+        );
+    }
+
+    pub fn tls(&mut self) -> &mut Tls {
+        &mut self.tls
     }
 
     /// What the kernel side lost so far, by `loss` reason, summed over processors.
@@ -275,6 +308,11 @@ impl Capture {
 }
 
 const EXIST: u64 = 2;
+
+fn pids_of(targets: &HashMap<MapData, u32, u32>) -> Vec<u32> {
+    let targets = targets.iter().filter_map(Result::ok);
+    targets.filter(|(_, how)| how & config::target::NEVER == 0).map(|(pid, _)| pid).collect()
+}
 
 fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, ProbeError>
 where

@@ -16,6 +16,7 @@ pub mod plan;
 pub mod ring;
 pub mod signals;
 pub mod target;
+pub mod tls;
 pub mod types;
 
 pub use capture::{Capture, Chosen, Config};

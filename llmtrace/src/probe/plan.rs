@@ -58,7 +58,7 @@ impl Hooks {
     pub fn limits(self) -> &'static str {
         match self {
             Self::Fentry => "none known",
-            Self::Kprobe => "a write that blocks may go unseen when many do at once",
+            Self::Kprobe => "every system call of the machine costs a little more",
             Self::Sockets => "what io_uring reads is counted but not seen",
             Self::Syscalls => {
                 "io_uring is not seen, and every system call of the machine costs a little more"
@@ -248,7 +248,9 @@ fn kprobe(features: &Features) -> Result<Plan, String> {
         wanted("kprobe_unix_stream_recvmsg", Kprobe("unix_stream_recvmsg")),
         wanted("kprobe_unix_release", Kprobe("unix_release")),
     ]);
-    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None, at_start: reads(features) })
+    // Last: what it looks after are the returns of the hooks before it.
+    attachments.push(wanted("sys_exit_skipped", Hook::RawTracepoint("sys_exit")));
+    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None, at_start: None })
 }
 
 fn sockets(features: &Features) -> Result<Plan, String> {

@@ -119,6 +119,31 @@ impl Wanted {
         found.into_iter().filter(|(_, how)| *how != 0).collect()
     }
 
+    /// Whether a process is a target for another reason than its id: all are, or its cgroup is.
+    pub fn covers(&self, pid: u32) -> bool {
+        self.all || !self.cgroups.is_empty() && self.covered().contains(&pid)
+    }
+
+    /// All such processes.
+    pub fn covered(&self) -> Vec<u32> {
+        if self.all {
+            let mut pids = processes();
+            pids.retain(|&pid| pid != std::process::id());
+            return pids;
+        }
+        let mut pids = Vec::new();
+        let mut folders: Vec<PathBuf> = self.cgroups.iter().filter_map(|c| full(c).ok()).collect();
+        while let Some(folder) = folders.pop() {
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            let below = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            folders.extend(below.map(|e| e.path()));
+        }
+        pids.retain(|&pid| pid != std::process::id());
+        pids
+    }
+
     /// Ids of the cgroups, for the kernel side.
     pub fn cgroup_ids(&self) -> Result<Vec<Cgroup>, ProbeError> {
         self.cgroups.iter().map(|path| cgroup(path)).collect()
@@ -198,6 +223,12 @@ impl Listeners {
     }
 }
 
+/// The TCP port that a process listens on, if it is one only.
+pub fn only_port(pid: u32) -> Option<u16> {
+    let ports: HashSet<u16> = Listeners::default().of(pid).into_iter().flatten().collect();
+    ports.iter().next().copied().filter(|_| ports.len() == 1)
+}
+
 fn listening_sockets(pid: u32) -> HashMap<u64, Option<u16>> {
     let mut sockets = HashMap::new();
     for table in ["tcp", "tcp6"] {
@@ -223,8 +254,9 @@ fn listening_sockets(pid: u32) -> HashMap<u64, Option<u16>> {
     sockets
 }
 
-/// A cgroup v2 directory: absolute, or relative to the mount of the hierarchy.
-fn cgroup(path: &Path) -> Result<Cgroup, ProbeError> {
+/// The directory of a cgroup v2 that is given as absolute, or relative to the mount of the
+/// hierarchy.
+fn full(path: &Path) -> Result<PathBuf, ProbeError> {
     let fail = |reason: &str| ProbeError::Cgroup {
         path: path.display().to_string(),
         reason: reason.into(),
@@ -232,7 +264,16 @@ fn cgroup(path: &Path) -> Result<Cgroup, ProbeError> {
     let mount = cgroup_mount().ok_or_else(|| fail("no cgroup v2 hierarchy is mounted"))?;
     let relative = path.strip_prefix("/").unwrap_or(path);
     let full = if path.starts_with(&mount) { path.to_owned() } else { mount.join(relative) };
-    let full = fs::canonicalize(&full).map_err(|e| fail(&format!("{e} ({})", full.display())))?;
+    fs::canonicalize(&full).map_err(|e| fail(&format!("{e} ({})", full.display())))
+}
+
+fn cgroup(path: &Path) -> Result<Cgroup, ProbeError> {
+    let fail = |reason: &str| ProbeError::Cgroup {
+        path: path.display().to_string(),
+        reason: reason.into(),
+    };
+    let full = full(path)?;
+    let mount = cgroup_mount().ok_or_else(|| fail("no cgroup v2 hierarchy is mounted"))?;
     let below = full.strip_prefix(&mount).map_err(|_| fail("not in the cgroup v2 hierarchy"))?;
     let id = fs::metadata(&full).map_err(|e| fail(&e.to_string()))?.ino();
     Ok(Cgroup { id, level: below.components().count() as u32, pad: 0 })

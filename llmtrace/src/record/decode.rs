@@ -106,7 +106,9 @@ fn process(h: &Header, event: Process) -> Record<'static> {
 }
 
 fn open(h: &Header, id: SockId, o: &raw::Open) -> Open {
-    let (local, remote) = if o.family == family::UNIX {
+    let (local, remote) = if o.family == family::UNKNOWN {
+        (Address::Unknown, Address::Unknown)
+    } else if o.family == family::UNIX {
         (
             Address::Unix(unix_name(&o.unix_path[..(o.unix_len as usize).min(o.unix_path.len())])),
             Address::Unix("".into()),
@@ -128,6 +130,7 @@ fn open(h: &Header, id: SockId, o: &raw::Open) -> Open {
         cgroup: o.cgroup,
         netns: o.netns,
         fresh: h.flags & flag::FRESH != 0,
+        tls: h.flags & flag::TLS != 0,
     }
 }
 

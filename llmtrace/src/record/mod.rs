@@ -60,6 +60,8 @@ pub enum Address {
     Ip(std::net::SocketAddr),
     /// Path, `@name` for an abstract one, empty for an unnamed one.
     Unix(Box<str>),
+    /// A TLS connection whose socket was not seen.
+    Unknown,
 }
 
 /// A connection that the kernel side saw for the first time.
@@ -76,6 +78,8 @@ pub struct Open {
     pub cgroup: u64,
     pub netns: u32,
     pub fresh: bool,
+    /// What is seen is the plaintext of TLS.
+    pub tls: bool,
 }
 
 /// Why a connection, or one direction of it, ended.

@@ -37,6 +37,14 @@ pub fn flood(effort: Effort) -> Table {
     table("(a) Flood: minimal threaded SSE server, one write per event, unpaced", &pairs)
 }
 
+/// The same over TLS: one `SSL_write` per event.
+pub fn flood_tls(effort: Effort) -> Table {
+    let load =
+        Load { ask: Ask { max_tokens: FLOOD_TOKENS / 4, ..Ask::default() }, ..flood_load(effort) };
+    let pairs = pairs(&Server::flood_tls(), &load, effort.pairs);
+    table("(f) Flood over TLS (OpenSSL), one SSL_write per event, unpaced", &pairs)
+}
+
 /// uvicorn with uvloop, as vLLM has it, unpaced.
 pub fn uvicorn(effort: Effort) -> Table {
     let server = Server::uvicorn("uvloop", "httptools");

@@ -1,4 +1,4 @@
-//! (f) What a hook costs a call: nanoseconds of CPU time, with the agent less without.
+//! (g) What a hook costs a call: nanoseconds of CPU time, with the agent less without.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ pub fn hooks(effort: Effort) -> Table {
     let mut header = vec!["call", "ns without"];
     let titles: Vec<String> = backends.iter().map(|b| format!("{b}: ns added")).collect();
     header.extend(titles.iter().map(String::as_str));
-    let mut table = Table::new("(f) Cost of a hook", &header);
+    let mut table = Table::new("(g) Cost of a hook", &header);
     let server = Server::cost();
     let bystander = Server::cost();
     let rounds = effort.pairs.max(3);

@@ -19,8 +19,10 @@ enum Section {
     D,
     /// Memory
     E,
-    /// Cost of a hook, per back end
+    /// The flood over TLS
     F,
+    /// Cost of a hook, per back end
+    G,
 }
 
 /// Measures what the agent costs and how right it is; writes bench.md and bench.json.
@@ -69,9 +71,10 @@ fn main() -> anyhow::Result<()> {
                 add(flood::uvicorn(effort));
             }
             Section::B => add(paced::paced(effort)),
+            Section::F => add(flood::flood_tls(effort)),
             Section::D => add(accuracy::accuracy(effort)),
             Section::E => add(memory::memory(effort)),
-            Section::F => add(hooks::hooks(effort)),
+            Section::G => add(hooks::hooks(effort)),
         }
     }
     let dir = cli.out.unwrap_or_else(|| paths::root().join("target"));

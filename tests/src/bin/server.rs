@@ -12,6 +12,7 @@ use llmtrace_tests::net::Stream;
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
+use llmtrace_tests::servers::openssl::Context;
 use llmtrace_tests::servers::{app, cost, flood, parrot};
 use llmtrace_tests::uring::Socket;
 
@@ -56,6 +57,11 @@ enum Mode {
     Flood {
         #[arg(long)]
         port: u16,
+        /// Speak TLS by OpenSSL
+        #[arg(long, requires = "key")]
+        certificate: Option<PathBuf>,
+        #[arg(long)]
+        key: Option<PathBuf>,
     },
 }
 
@@ -94,9 +100,14 @@ fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             cost::serve(&listener)?;
         }
-        Mode::Flood { port } => {
+        Mode::Flood { port, certificate, key } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
-            flood::serve(&listener)?;
+            match certificate.zip(key) {
+                Some((certificate, key)) => {
+                    flood::serve_tls(&listener, Context::new(&certificate, &key)?)?;
+                }
+                None => flood::serve(&listener)?,
+            }
         }
     }
     Ok(())

@@ -5,13 +5,15 @@
 //! would look smaller beside it.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::thread;
 
 use super::events;
 use super::http::Reader;
+use super::openssl::Context;
 use crate::net::Stream;
 use crate::plan::Asked;
 
@@ -28,23 +30,43 @@ pub fn serve(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-fn connection(mut reader: Reader, writer: OwnedFd) -> io::Result<()> {
+fn connection(mut reader: Reader<Stream>, writer: OwnedFd) -> io::Result<()> {
     // A File writes with write(2); std's sockets use sendto(2).
     let mut writer = File::from(writer);
     while let Some(request) = reader.request()? {
-        let asked: Asked = serde_json::from_slice(&request.body).unwrap_or_default();
-        let event = events::chunk(&events::token(MODEL, 1));
-        writer.write_all(events::STREAM_HEAD)?;
-        for _ in 0..asked.max_tokens {
-            writer.write_all(&event)?;
-        }
-        writer.write_all(&events::chunk(&events::finish(MODEL)))?;
-        writer.write_all(&events::chunk(&events::usage(MODEL, 9, asked.max_tokens)))?;
-        let mut last = events::chunk(&events::done());
-        last.extend_from_slice(events::LAST_CHUNK);
-        writer.write_all(&last)?;
+        answer(&mut writer, &request.body)?;
     }
     Ok(())
+}
+
+/// The same over TLS by OpenSSL: one `SSL_write` per event.
+pub fn serve_tls(listener: &TcpListener, context: Context) -> io::Result<()> {
+    let context = Arc::new(context);
+    loop {
+        let (socket, _) = listener.accept()?;
+        let context = Arc::clone(&context);
+        thread::spawn(move || {
+            let mut reader = Reader::new(context.accept(socket)?);
+            while let Some(request) = reader.request()? {
+                answer(reader.stream(), &request.body)?;
+            }
+            io::Result::Ok(())
+        });
+    }
+}
+
+fn answer(writer: &mut impl Write, body: &[u8]) -> io::Result<()> {
+    let asked: Asked = serde_json::from_slice(body).unwrap_or_default();
+    let event = events::chunk(&events::token(MODEL, 1));
+    writer.write_all(events::STREAM_HEAD)?;
+    for _ in 0..asked.max_tokens {
+        writer.write_all(&event)?;
+    }
+    writer.write_all(&events::chunk(&events::finish(MODEL)))?;
+    writer.write_all(&events::chunk(&events::usage(MODEL, 9, asked.max_tokens)))?;
+    let mut last = events::chunk(&events::done());
+    last.extend_from_slice(events::LAST_CHUNK);
+    writer.write_all(&last)
 }
 
 /// Events beside the tokens: finish, usage, `[DONE]`.

@@ -1,9 +1,8 @@
 //! The server's half of HTTP/1.1: requests with a Content-Length, one after the other.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 
 use crate::clock;
-use crate::net::Stream;
 
 /// A whole request.
 #[derive(Clone, Debug, Default)]
@@ -20,15 +19,20 @@ pub struct Request {
 
 /// Reads the requests of one connection.
 #[derive(Debug)]
-pub struct Reader {
-    stream: Stream,
+pub struct Reader<S> {
+    stream: S,
     pending: Vec<u8>,
     buf: Box<[u8]>,
 }
 
-impl Reader {
-    pub fn new(stream: Stream) -> Self {
+impl<S: Read> Reader<S> {
+    pub fn new(stream: S) -> Self {
         Self { stream, pending: Vec::new(), buf: vec![0; 16 * 1024].into() }
+    }
+
+    /// The connection itself, between two requests.
+    pub fn stream(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// The next request; None at the end of the connection.

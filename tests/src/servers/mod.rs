@@ -6,4 +6,5 @@ pub mod events;
 pub mod flood;
 pub mod http;
 pub mod log;
+pub mod openssl;
 pub mod parrot;

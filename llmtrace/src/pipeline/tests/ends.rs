@@ -40,6 +40,10 @@ fn table() {
         (Role::Server, &[ReadEof, LocalFin], CLIENT, 0),
         (Role::Server, &[PeerFin, ReadEof, PeerReset], CLIENT, 0),
         (Role::Server, &[PeerFin, LocalReset], CLIENT, 0),
+        // A client that answers the server's end with its own.
+        (Role::Server, &[LocalFin, PeerFin, Closed], SERVER, 0),
+        (Role::Server, &[LocalFin, ReadEof], SERVER, 0),
+        (Role::Client, &[LocalFin, PeerFin], CLIENT, 0),
         (Role::Client, &[LocalFin], CLIENT, 0),
         (Role::Client, &[LocalReset], CLIENT, 0),
         (Role::Client, &[Closed], CLIENT, 0),

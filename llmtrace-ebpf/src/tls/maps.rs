@@ -1,0 +1,59 @@
+//! The maps of the TLS probes.
+
+use aya_ebpf::{macros::map, maps::LruHashMap};
+use llmtrace_common::{config::TlsConn, limits::MAX_TLS};
+
+/// A thread (or goroutine) that calls into a TLS library. Threads have an entry for writes and one
+/// for everything else: Node writes from within a read, when that has ended the handshake.
+///
+/// One entry for as long as the thread lives: writing into it in place costs a lookup, where
+/// inserting and deleting for each call would cost three times as much.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Thread {
+    /// The library's object of the connection.
+    pub object: u64,
+    pub enter: u64,
+    /// Stack pointer on entry: tells a nested call, which is not to be counted, from a later one.
+    pub sp: u64,
+    pub buf: u64,
+    /// Bytes asked for.
+    pub len: u64,
+    /// Where the library will put the count of bytes, for calls that return success only.
+    pub out: u64,
+    /// The socket that was used during the call.
+    pub sock: u64,
+    pub inode: u64,
+    /// The TLS socket that the thread read last, for an object that is fed through memory.
+    pub read_sock: u64,
+    pub read_inode: u64,
+    /// The object that wants to write through memory, and whose socket is to be seen yet.
+    pub writer: u64,
+    /// Bits of `super::call`; 0 when no call is under way.
+    pub call: u32,
+    pub pad: u32,
+}
+
+/// By thread id (see `super::key`), or by what `super::go` makes of a goroutine.
+#[map]
+pub static TLS_THREADS: LruHashMap<u64, Thread> = LruHashMap::with_max_entries(MAX_TLS, 0);
+
+/// TLS connections by their identity. The verdict map as well, as `SOCKETS` is for sockets.
+#[map]
+pub static TLS_CONNS: LruHashMap<u64, TlsConn> = LruHashMap::with_max_entries(MAX_TLS, 0);
+
+/// What a socket carries.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Carried {
+    /// Of the socket.
+    pub inode: u64,
+    /// Of the TLS connection.
+    pub id: u64,
+    pub generation: u32,
+    pub pad: u32,
+}
+
+/// By socket address.
+#[map]
+pub static TLS_SOCKETS: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(MAX_TLS, 0);

@@ -1,0 +1,145 @@
+//! The machine's own OpenSSL, as a C program uses it: found when it is needed, so that the tests
+//! build without its headers.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+type Ssl = *mut c_void;
+
+/// Functions of libssl.
+struct Library {
+    new: unsafe extern "C" fn(*mut c_void) -> Ssl,
+    set_fd: unsafe extern "C" fn(Ssl, c_int) -> c_int,
+    accept: unsafe extern "C" fn(Ssl) -> c_int,
+    read: unsafe extern "C" fn(Ssl, *mut c_void, c_int) -> c_int,
+    write: unsafe extern "C" fn(Ssl, *const c_void, c_int) -> c_int,
+    free: unsafe extern "C" fn(Ssl),
+}
+
+/// A server's certificate and key, loaded.
+pub struct Context {
+    library: Library,
+    context: *mut c_void,
+}
+
+// SAFETY: OpenSSL counts references to a context atomically, and it is not changed once it is made.
+unsafe impl Send for Context {}
+// SAFETY: the same.
+unsafe impl Sync for Context {}
+
+const FILETYPE_PEM: c_int = 1;
+
+/// A function of a loaded library.
+///
+/// # Safety
+/// `T` is the type of that function.
+unsafe fn symbol<T: Copy>(library: *mut c_void, name: &CStr) -> io::Result<T> {
+    const { assert!(size_of::<T>() == size_of::<*mut c_void>()) };
+    // SAFETY: an open library and a string; the caller knows the type of what is found.
+    unsafe {
+        let address = libc::dlsym(library, name.as_ptr());
+        if address.is_null() {
+            return Err(io::Error::other(format!("libssl has no {}", name.to_string_lossy())));
+        }
+        Ok(std::mem::transmute_copy(&address))
+    }
+}
+
+impl Context {
+    pub fn new(certificate: &Path, key: &Path) -> io::Result<Self> {
+        let path =
+            |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+        let (certificate, key) = (path(certificate)?, path(key)?);
+        // SAFETY: the signatures are those of the manual pages of OpenSSL 1.1 and 3; pointers are
+        // valid for the calls that they are passed to.
+        unsafe {
+            let names = [c"libssl.so.3", c"libssl.so.1.1"];
+            let open = |name: &CStr| libc::dlopen(name.as_ptr(), libc::RTLD_NOW);
+            let library = names.into_iter().map(open).find(|library| !library.is_null());
+            let library = library.ok_or_else(|| io::Error::other("no libssl on this machine"))?;
+            let method: unsafe extern "C" fn() -> *const c_void =
+                symbol(library, c"TLS_server_method")?;
+            let context: unsafe extern "C" fn(*const c_void) -> *mut c_void =
+                symbol(library, c"SSL_CTX_new")?;
+            let chain: unsafe extern "C" fn(*mut c_void, *const c_char) -> c_int =
+                symbol(library, c"SSL_CTX_use_certificate_chain_file")?;
+            let private: unsafe extern "C" fn(*mut c_void, *const c_char, c_int) -> c_int =
+                symbol(library, c"SSL_CTX_use_PrivateKey_file")?;
+            let context = context(method());
+            if context.is_null()
+                || chain(context, certificate.as_ptr()) != 1
+                || private(context, key.as_ptr(), FILETYPE_PEM) != 1
+            {
+                return Err(io::Error::other("certificate or key cannot be used"));
+            }
+            let library = Library {
+                new: symbol(library, c"SSL_new")?,
+                set_fd: symbol(library, c"SSL_set_fd")?,
+                accept: symbol(library, c"SSL_accept")?,
+                read: symbol(library, c"SSL_read")?,
+                write: symbol(library, c"SSL_write")?,
+                free: symbol(library, c"SSL_free")?,
+            };
+            Ok(Self { library, context })
+        }
+    }
+
+    /// Takes the server's part of a handshake.
+    pub fn accept(&self, socket: TcpStream) -> io::Result<Connection<'_>> {
+        // SAFETY: the context lives as long as `self`; the descriptor as long as the connection.
+        let ssl = unsafe {
+            let ssl = (self.library.new)(self.context);
+            if ssl.is_null() || (self.library.set_fd)(ssl, socket.as_raw_fd()) != 1 {
+                return Err(io::Error::other("SSL_new"));
+            }
+            ssl
+        };
+        let connection = Connection { context: self, ssl, _socket: socket };
+        // SAFETY: a connection with a socket.
+        match unsafe { (self.library.accept)(ssl) } {
+            1 => Ok(connection),
+            _ => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
+/// A connection, for one thread.
+pub struct Connection<'c> {
+    context: &'c Context,
+    ssl: Ssl,
+    _socket: TcpStream,
+}
+
+impl Read for Connection<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the buffer is as long as said.
+        let n = unsafe { (self.context.library.read)(self.ssl, buf.as_mut_ptr().cast(), len) };
+        // Whatever it was, the connection is over.
+        Ok(usize::try_from(n).unwrap_or(0))
+    }
+}
+
+impl Write for Connection<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the buffer is as long as said.
+        let n = unsafe { (self.context.library.write)(self.ssl, buf.as_ptr().cast(), len) };
+        usize::try_from(n).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `accept`, and not used any more.
+        unsafe { (self.context.library.free)(self.ssl) };
+    }
+}

@@ -1,0 +1,133 @@
+//! TLS for the tests: one certificate per test process, and a client that trusts it and nothing else
+//! and speaks HTTP/1.1 alone.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+/// A certificate for localhost and its key, made anew for each test process.
+struct Identity {
+    certificate: String,
+    key: String,
+    client: Arc<ClientConfig>,
+}
+
+static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("names are valid");
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("our own certificate is one");
+    let mut client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Identity {
+        certificate: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+        client: Arc::new(client),
+    }
+});
+
+/// Files with the certificate and its key, for a server.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// One after the other, as haproxy wants it.
+    pub both: PathBuf,
+}
+
+impl Files {
+    /// Writes them into `dir`.
+    pub fn write(dir: &Path) -> Self {
+        let files = Self {
+            certificate: dir.join("cert.pem"),
+            key: dir.join("key.pem"),
+            both: dir.join("both.pem"),
+        };
+        let Identity { certificate, key, .. } = &*IDENTITY;
+        for (path, text) in [
+            (&files.certificate, certificate.clone()),
+            (&files.key, key.clone()),
+            (&files.both, format!("{certificate}{key}")),
+        ] {
+            fs::write(path, text).expect("a temporary file");
+        }
+        files
+    }
+}
+
+/// A TLS connection over blocking TCP. A clone is the same connection: for one thread that reads
+/// and writes in turn.
+#[derive(Clone)]
+pub struct TlsStream {
+    connection: Arc<Mutex<ClientConnection>>,
+    socket: Arc<TcpStream>,
+}
+
+impl std::fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TlsStream").field(&self.socket).finish()
+    }
+}
+
+impl TlsStream {
+    /// Connects, with the handshake done.
+    pub fn client(socket: TcpStream) -> io::Result<Self> {
+        let name = ServerName::try_from("localhost").expect("a valid name");
+        let config = Arc::clone(&IDENTITY.client);
+        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut &socket)?;
+        }
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), socket: Arc::new(socket) })
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ClientConnection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for TlsStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut connection = self.lock();
+        loop {
+            match connection.reader().read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                // A FIN without a goodbye before it: what a server that is killed leaves.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                other => return other,
+            }
+            connection.read_tls(&mut &*self.socket)?;
+            connection.process_new_packets().map_err(io::Error::other)?;
+            send(&mut connection, &self.socket)?;
+        }
+    }
+}
+
+impl Write for TlsStream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let mut connection = self.lock();
+        let n = connection.writer().write(buf)?;
+        send(&mut connection, &self.socket)?;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn send(connection: &mut ClientConnection, mut socket: &TcpStream) -> io::Result<()> {
+    while connection.wants_write() {
+        connection.write_tls(&mut socket)?;
+    }
+    Ok(())
+}
