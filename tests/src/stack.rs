@@ -97,7 +97,8 @@ impl Server {
         let dir = TempDir::new();
         let mut command = rust("app");
         match &address {
-            Address::Tcp(addr) => {
+            // The application itself speaks no TLS: what is in front of it does.
+            Address::Tcp(addr) | Address::Tls(addr) => {
                 command.arg("--host").arg(addr.ip().to_string());
                 command.arg("--port").arg(addr.port().to_string());
             }
