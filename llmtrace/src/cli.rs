@@ -23,6 +23,9 @@ pub struct Cli {
 pub enum Command {
     /// Trace servers on this machine and serve Prometheus metrics.
     Run(RunArgs),
+    /// Say what this machine allows, what would be used, what it costs, and what to do about the
+    /// rest.
+    Doctor(DoctorArgs),
     /// Start a small LLM server and clients, trace them with real eBPF and compare.
     Demo(DemoArgs),
 }
@@ -137,6 +140,19 @@ impl RunArgs {
             all: self.all,
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo llmtrace doctor
+  sudo llmtrace doctor --json
+
+Attaches every back end that this kernel takes, for a moment each, to measure its cost. Exits with 3
+if there is none.")]
+pub struct DoctorArgs {
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod conn;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod http;
 pub mod llm;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use llmtrace::{
     cli::{Cli, Command},
-    demo,
+    demo, doctor,
     probe::ProbeError,
     run,
 };
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

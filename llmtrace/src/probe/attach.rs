@@ -166,5 +166,6 @@ pub fn chain(e: &dyn std::error::Error) -> String {
     if lines.len() > 3 {
         lines.drain(1..lines.len() - 2);
     }
-    lines.join(" | ")
+    let text = lines.join(" | ");
+    text.trim_end_matches(" Verifier output:").trim_end_matches('.').to_owned()
 }

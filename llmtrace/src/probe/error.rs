@@ -41,6 +41,11 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
+    /// Whether the kernel refused a kind of program to somebody who may load others.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::NoBackend { refused, .. } if refused.contains("not permitted"))
+    }
+
     /// Whether no other argument would help: the kernel or the privileges have to change.
     pub fn is_unsupported(&self) -> bool {
         matches!(

@@ -185,6 +185,23 @@ pub fn reading_threads(pids: &[u32]) -> Vec<(PathBuf, String)> {
     threads
 }
 
+/// Whether a process has an io_uring.
+pub fn uses_io_uring(pid: u32) -> bool {
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    fds.flatten()
+        .any(|fd| fs::read_link(fd.path()).is_ok_and(|l| l == Path::new("anon_inode:[io_uring]")))
+}
+
+/// Processes that have an io_uring, with their names.
+pub fn io_uring_users() -> Vec<(u32, String)> {
+    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    processes()
+        .into_iter()
+        .filter(|pid| uses_io_uring(*pid))
+        .map(|pid| (pid, name(pid).trim_end().to_owned()))
+        .collect()
+}
+
 /// Processes there are.
 fn processes() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -279,7 +296,8 @@ fn cgroup(path: &Path) -> Result<Cgroup, ProbeError> {
     Ok(Cgroup { id, level: below.components().count() as u32, pad: 0 })
 }
 
-fn cgroup_mount() -> Option<PathBuf> {
+/// Where the cgroup v2 hierarchy is mounted.
+pub fn cgroup_mount() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;

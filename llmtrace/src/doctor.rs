@@ -1,0 +1,304 @@
+//! `llmtrace doctor`: what this machine allows, what would be used, what it costs, and what to do
+//! about what is missing.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::{
+    cli::DoctorArgs,
+    probe::{
+        Capture, Choice, Config, Hooks, ProbeError, clock::thread_cpu_ns, features, target, types,
+    },
+};
+
+/// Programs of other kinds load, and of this kind none.
+const FORBIDDEN: &str = "kernel lockdown or a seccomp filter forbids it; what follows does without";
+
+/// How well something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// Works, but not as well as it could.
+    Degraded,
+    Missing,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded => "degraded",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    what: String,
+    state: State,
+    found: String,
+    /// What to do, if there is something to do.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    advice: String,
+}
+
+impl Check {
+    fn new(what: &str, state: State, found: impl Into<String>, advice: &str) -> Self {
+        Self { what: what.into(), state, found: found.into(), advice: advice.into() }
+    }
+
+    fn ok(what: &str, found: impl Into<String>) -> Self {
+        Self::new(what, State::Ok, found, "")
+    }
+}
+
+/// Runs every check.
+pub fn run(args: &DoctorArgs) -> Result<()> {
+    let mut checks = vec![kernel(), kernel_types(), privileges(), clock(), namespace(), cgroups()];
+    let chosen = backends(&mut checks);
+    checks.push(uprobes());
+    checks.extend(io_uring());
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &checks)?;
+        writeln!(out)?;
+    } else {
+        for check in &checks {
+            writeln!(out, "{:<9} {:<22} {}", check.state.name(), check.what, check.found)?;
+            if !check.advice.is_empty() {
+                writeln!(out, "{:<32} -> {}", "", check.advice)?;
+            }
+        }
+    }
+    match chosen {
+        Ok(()) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn kernel() -> Check {
+    let arch = std::env::consts::ARCH;
+    Check::ok("kernel", format!("Linux {}, {arch}", features::release()))
+}
+
+fn kernel_types() -> Check {
+    let path = types::btf_path();
+    let shown = path.display().to_string();
+    if path.exists() {
+        Check::ok("types (BTF)", shown)
+    } else {
+        let advice =
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF, or name a file by LLMTRACE_BTF";
+        Check::new("types (BTF)", State::Missing, shown, advice)
+    }
+}
+
+fn privileges() -> Check {
+    let missing = features::missing_capabilities();
+    if missing.is_empty() {
+        return Check::ok("privileges", "enough to load programs");
+    }
+    let advice = "run as root, or give the binary CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and \
+                  CAP_DAC_READ_SEARCH";
+    Check::new("privileges", State::Missing, format!("no {}", missing.join(", ")), advice)
+}
+
+fn clock() -> Check {
+    let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    match source.as_str() {
+        "hpet" | "acpi_pm" | "jiffies" => {
+            let advice = "each timestamp is slow or coarse: see why the kernel gave up the tsc";
+            Check::new("clock", State::Degraded, source, advice)
+        }
+        "" => Check::ok("clock", "CLOCK_MONOTONIC"),
+        _ => Check::ok("clock", format!("CLOCK_MONOTONIC, by {source}")),
+    }
+}
+
+/// The kernel side knows processes by their ids in the first pid namespace.
+fn namespace() -> Check {
+    /// `PROC_PID_INIT_INO` of the kernel.
+    const FIRST: &str = "pid:[4026531836]";
+    let own = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    if own == Path::new(FIRST) {
+        return Check::ok("pid namespace", "the host's");
+    }
+    let advice = "run it in the host's pid namespace (hostPID: true, --pid=host): process ids mean \
+                  something else here";
+    Check::new("pid namespace", State::Degraded, "a container's", advice)
+}
+
+fn cgroups() -> Check {
+    match target::cgroup_mount() {
+        Some(mount) => Check::ok("cgroup v2", mount.display().to_string()),
+        None => {
+            let advice = "mount it, or choose targets otherwise than by --cgroup";
+            Check::new("cgroup v2", State::Degraded, "not mounted", advice)
+        }
+    }
+}
+
+/// Tries every set of hooks; the best that works is what `run` would take.
+fn backends(checks: &mut Vec<Check>) -> Result<(), ProbeError> {
+    let mut first = true;
+    let mut refusal = None;
+    let bare = Costs::measure();
+    for hooks in Hooks::ALL {
+        let what = format!("{} ({})", hooks.backend(), hooks.name());
+        match Costs::with(hooks) {
+            Ok((with, missing)) => {
+                let role = if first { "would be used" } else { "works" };
+                first = false;
+                let mut found = format!(
+                    "{role}: {}; {}",
+                    match (with, bare) {
+                        (Some(with), Some(bare)) => with.less(bare),
+                        _ => "its cost could not be measured".into(),
+                    },
+                    hooks.limits(),
+                );
+                if !missing.is_empty() {
+                    found = format!("{found}; without {}", missing.join(", "));
+                }
+                checks.push(Check::ok(&what, found));
+            }
+            Err(e) => {
+                let (state, advice) = match e.is_forbidden() {
+                    _ if !first => (State::Ok, "not needed: a better one works"),
+                    true => (State::Degraded, FORBIDDEN),
+                    false => (State::Degraded, ""),
+                };
+                checks.push(Check::new(&what, state, format!("refused: {}", reason(&e)), advice));
+                refusal = Some(e);
+            }
+        }
+    }
+    match refusal {
+        Some(e) if first => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Why a set of hooks was refused, without the words around it.
+fn reason(e: &ProbeError) -> String {
+    match e {
+        ProbeError::NoBackend { refused, .. } => refused.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What calls of a process that is not traced take, in nanoseconds of CPU time.
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    /// A system call that does nothing.
+    call: f64,
+    /// A write of 256 bytes to a TCP socket.
+    write: f64,
+}
+
+impl Costs {
+    /// With hooks attached, and tracepoints that they go without.
+    fn with(hooks: Hooks) -> Result<(Option<Self>, Vec<&'static str>), ProbeError> {
+        let choice = match hooks {
+            Hooks::Fentry => Choice::Fentry,
+            Hooks::Kprobe => Choice::Kprobe,
+            Hooks::Sockets => Choice::Tracepoint,
+            Hooks::Syscalls => Choice::Syscall,
+        };
+        let config = Config { choice, ring_bytes: 1 << 20, ..Config::default() };
+        let (mut capture, _ring) = Capture::load(&config, &[])?;
+        let chosen = capture.attach()?;
+        if chosen.hooks != hooks {
+            // What was asked for is one of two, and this is the other.
+            let refused = chosen.refused.into_iter().map(|r| r.reason).collect::<Vec<_>>();
+            return Err(ProbeError::NoBackend {
+                release: features::release(),
+                refused: refused.join("; "),
+            });
+        }
+        capture.start_is_over();
+        Ok((Self::measure(), chosen.missing))
+    }
+
+    fn measure() -> Option<Self> {
+        let least = |measure: &dyn Fn() -> io::Result<f64>| {
+            (0..5).filter_map(|_| measure().ok()).min_by(f64::total_cmp)
+        };
+        Some(Self { call: least(&empty_call)?, write: least(&socket_write)? })
+    }
+
+    fn less(self, bare: Self) -> String {
+        let added = |with: f64, bare: f64| (with - bare).max(0.0).round();
+        format!(
+            "+{} ns to any system call and +{} ns to a socket write ({:.0} ns) of a process that \
+             is not traced",
+            added(self.call, bare.call),
+            added(self.write, bare.write),
+            bare.write,
+        )
+    }
+}
+
+fn empty_call() -> io::Result<f64> {
+    const CALLS: u32 = 20_000;
+    let begin = thread_cpu_ns();
+    for _ in 0..CALLS {
+        std::hint::black_box(std::os::unix::process::parent_id());
+    }
+    Ok((thread_cpu_ns() - begin) as f64 / f64::from(CALLS))
+}
+
+fn socket_write() -> io::Result<f64> {
+    const WRITES: usize = 2000;
+    const BATCH: usize = 32;
+    const BYTES: usize = 256;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut writer = TcpStream::connect(listener.local_addr()?)?;
+    let (mut reader, _) = listener.accept()?;
+    reader.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let bytes = [b'x'; BYTES];
+    let mut sink = [0; BATCH * BYTES];
+    let mut spent = 0;
+    for _ in 0..WRITES / BATCH {
+        let begin = thread_cpu_ns();
+        for _ in 0..BATCH {
+            writer.write_all(&bytes)?;
+        }
+        spent += thread_cpu_ns() - begin;
+        reader.read_exact(&mut sink)?;
+    }
+    Ok(spent as f64 / (WRITES / BATCH * BATCH) as f64)
+}
+
+fn uprobes() -> Check {
+    if Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
+        Check::ok("TLS (uprobes)", "libraries are probed as targets map them")
+    } else {
+        let advice = "TLS traffic stays unseen: use a kernel with CONFIG_UPROBE_EVENTS";
+        Check::new("TLS (uprobes)", State::Missing, "no uprobes", advice)
+    }
+}
+
+/// Processes with an io_uring, which some hooks do not see.
+fn io_uring() -> Option<Check> {
+    let with = target::io_uring_users();
+    if with.is_empty() {
+        return None;
+    }
+    let shown = with.iter().take(8).map(|(pid, name)| format!("{name} ({pid})"));
+    let found = format!("used by {}", shown.collect::<Vec<_>>().join(", "));
+    let advice = "what they read by it is seen by the back ends fentry and kprobe only";
+    Some(Check::new("io_uring", State::Degraded, found, advice))
+}
