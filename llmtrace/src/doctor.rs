@@ -209,7 +209,7 @@ struct Costs {
 }
 
 impl Costs {
-    /// With hooks attached, and tracepoints that they go without.
+    /// With hooks attached, and the programs that they go without.
     fn with(hooks: Hooks) -> Result<(Option<Self>, Vec<&'static str>), ProbeError> {
         let choice = match hooks {
             Hooks::Fentry => Choice::Fentry,
@@ -229,7 +229,7 @@ impl Costs {
             });
         }
         capture.start_is_over();
-        Ok((Self::measure(), chosen.missing))
+        Ok((Self::measure(), chosen.missing.iter().map(|m| m.program).collect()))
     }
 
     fn measure() -> Option<Self> {

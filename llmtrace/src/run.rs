@@ -361,6 +361,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     signals::block();
     let mut agent = Agent::start(wanted, &args.kernel(), metrics, log)?;
     ready.store(true, Ordering::Release);
+    for missing in &agent.chosen.missing {
+        eprintln!("llmtrace: without {}: {}", missing.program, missing.reason);
+    }
     let hooks = agent.chosen.hooks;
     let backend = hooks.backend();
     match args.log_format {

@@ -14,11 +14,11 @@ use llmtrace_common::{config::loss, limits::MAX_CLOSE_RANGE, record::end};
 use super::{
     args::{self, Io, arch},
     call::{self, Caller, ReadEnd},
-    common, function,
+    common,
 };
 use crate::{
     emit,
-    kernel::{self, Probed},
+    kernel::{self, Access, Probed},
     maps::SOCKETS,
     memory::Memory,
     stash::{self, Stash, call as under_way},
@@ -259,7 +259,7 @@ pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
     if class == class::WRITES && nr != arch::SENDMMSG && stash.call & under_way::WRITE != 0 {
         write_done(stash, ctx.arg(1), pid, tid);
     } else if class == class::READS && nr != arch::RECVMMSG && stash.call & under_way::READ != 0 {
-        skipped_read(ctx.arg(1));
+        skipped_read(stash, ctx.arg(1), pid, tid);
     } else {
         emit::lost(loss::MISSED, 0);
     }
@@ -268,9 +268,23 @@ pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Less than `function::receive_ends` does, for its stack: what had been passed on before is not.
 #[inline(never)]
-fn skipped_read(ret: i64) -> i32 {
-    function::receive_ends::<Probed>(ret);
+fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
+    let new = if ret > 0 { ret - stash.pos as i64 } else { ret };
+    if new == 0 && (ret > 0 || stash.want == 0) {
+        return 0;
+    }
+    let Some(inode) = Probed::inode(stash.sock) else { return 0 };
+    let read = ReadEnd {
+        sock: stash.sock,
+        inode,
+        memory: if stash.pos == 0 { stash.memory } else { Memory::OPAQUE },
+        enter: stash.enter,
+        ret: new,
+        flags: stash.flags,
+    };
+    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
     0
 }
 
@@ -369,56 +383,38 @@ mod mmsghdr {
     pub const LEN: u64 = 56;
 }
 
-/// Messages of one recvmmsg or sendmmsg that are looked at.
-const MESSAGES: u32 = 8;
+/// Messages of one recvmmsg or sendmmsg that are added up.
+const MESSAGES: u32 = 16;
 
-/// recvmmsg and sendmmsg, rare on streams: the first messages are copied; what more there are is
-/// seen as a gap by the positions of TCP, and a unix socket is announced anew.
+/// recvmmsg and sendmmsg, rare on streams: one message is copied, several are a gap. What more
+/// there are is seen by the positions of TCP, and a unix socket is announced anew.
 #[inline(never)]
 fn messages(stash: &mut Stash, ret: i64, pid: u32, tid: u32) {
-    if ret <= 0 {
-        return;
-    }
-    let writes = stash.call & under_way::WRITE != 0;
-    let mut open = None;
-    if !writes {
-        open = kernel::socket_of(stash.fd);
-        if open.is_none() {
-            return;
-        }
-    }
     let list = stash.memory.base;
+    let mut moved = 0;
+    stash.memory = Memory::OPAQUE;
     for i in 0..MESSAGES {
         if i64::from(i) >= ret {
             break;
         }
         let address = list + u64::from(i) * mmsghdr::SIZE;
-        // SAFETY: the helpers fail on an address that cannot be read.
-        let (iov, len) = unsafe {
-            (
-                bpf_probe_read_user((address + mmsghdr::IOV) as *const [u64; 2]),
-                bpf_probe_read_user((address + mmsghdr::LEN) as *const u32),
-            )
-        };
-        let (Ok([iov, count]), Ok(len)) = (iov, len) else { break };
-        stash.memory = Memory::user_iovec(iov, count as u32);
-        if let Some(open) = open {
-            // The kernel's position is that of the last byte of all: gaps would be invented.
-            let read = ReadEnd {
-                sock: open.sock,
-                inode: open.inode,
-                memory: Memory::OPAQUE,
-                enter: stash.enter,
-                ret: len.into(),
-                flags: stash.flags,
-            };
-            call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
-        } else {
-            call::write_ends(stash, len.into(), (pid, tid));
-            stash.pos += u64::from(len);
+        // SAFETY: the helper fails on an address that cannot be read.
+        let len = unsafe { bpf_probe_read_user((address + mmsghdr::LEN) as *const u32) };
+        moved += i64::from(len.unwrap_or(0));
+    }
+    if ret == 1 {
+        // SAFETY: as above.
+        let iov = unsafe { bpf_probe_read_user((list + mmsghdr::IOV) as *const [u64; 2]) };
+        if let Ok([iov, count]) = iov {
+            stash.memory = Memory::user_iovec(iov, count as u32);
         }
     }
-    if ret > i64::from(MESSAGES) && writes && !common::is_sequenced(stash.sock) {
-        let _ = SOCKETS.remove(stash.sock);
+    if stash.call & under_way::WRITE != 0 {
+        write_done(stash, moved, pid, tid);
+        if ret > i64::from(MESSAGES) && !common::is_sequenced(stash.sock) {
+            let _ = SOCKETS.remove(stash.sock);
+        }
+    } else if moved > 0 {
+        read_done(stash, moved, pid, tid);
     }
 }

@@ -1,6 +1,9 @@
 //! The maps of the TLS probes.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
+use aya_ebpf::{
+    macros::map,
+    maps::{LruHashMap, PerCpuArray},
+};
 use llmtrace_common::{config::TlsConn, limits::MAX_TLS};
 
 /// A thread (or goroutine) that calls into a TLS library. Threads have an entry for writes and one
@@ -57,3 +60,16 @@ pub struct Carried {
 /// By socket address.
 #[map]
 pub static TLS_SOCKETS: LruHashMap<u64, Carried> = LruHashMap::with_max_entries(MAX_TLS, 0);
+
+/// Bytes of a TLS socket that a thread has just moved: what `tls_carried` is called for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Moved {
+    pub sock: u64,
+    pub inode: u64,
+    pub tid: u32,
+    pub write: u32,
+}
+
+#[map]
+pub static TLS_MOVED: PerCpuArray<Moved> = PerCpuArray::with_max_entries(1, 0);

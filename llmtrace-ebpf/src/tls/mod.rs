@@ -24,7 +24,7 @@ use crate::{
     sock::common,
     target::of_current,
 };
-use maps::{Carried, TLS_CONNS, TLS_SOCKETS, TLS_THREADS, Thread};
+use maps::{Carried, Moved, TLS_CONNS, TLS_MOVED, TLS_SOCKETS, TLS_THREADS, Thread};
 
 /// Bits of `Thread::call`.
 mod call {
@@ -337,11 +337,25 @@ fn ended(id: u64, generation: u32, ids: (u32, u32), reason: u32) {
 /// silent.
 #[inline(always)]
 pub fn carried(tid: u32, write: bool, sock: u64, inode: u64) {
-    carried_by(tid, write, sock, inode);
+    let Some(moved) = TLS_MOVED.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's slot, checked.
+    unsafe { moved.write_volatile(Moved { sock, inode, tid, write: write.into() }) };
+    tls_carried();
 }
 
+/// A global function without arguments: the verifier looks at it once, not once for each way here.
+/// A thread that loses its CPU in between may have its bytes taken for another's: then a
+/// connection is joined to its socket by a later call, or has no addresses.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn carried_by(tid: u32, write: bool, sock: u64, inode: u64) -> i32 {
+extern "C" fn tls_carried() -> i32 {
+    let Some(moved) = TLS_MOVED.get_ptr(0) else { return 0 };
+    // SAFETY: this CPU's slot, checked.
+    let Moved { sock, inode, tid, write } = unsafe { moved.read_volatile() };
+    if tid != bpf_get_current_pid_tgid() as u32 {
+        return 0;
+    }
+    let write = write != 0;
     // Inside a call, the innermost first.
     if within(key(tid, true), sock, inode) || within(key(tid, false), sock, inode) {
         return 0;

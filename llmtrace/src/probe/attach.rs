@@ -25,24 +25,29 @@ impl KernelTypes {
     }
 }
 
-/// Attaches what has to be attached whatever the hooks are. Returns what is missing and can be
-/// done without.
+/// A hook that capture can do without, and why it has to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub program: &'static str,
+    pub reason: String,
+}
+
+/// Attaches what has to be attached whatever the hooks are.
 pub fn lifecycle(
     ebpf: &mut Ebpf,
     types: &mut KernelTypes,
     attachments: &[Attachment],
-) -> Result<Vec<&'static str>, ProbeError> {
-    let mut missing = Vec::new();
+    missing: &mut Vec<Missing>,
+) -> Result<(), ProbeError> {
     for attachment in attachments {
+        let program = attachment.program;
         match one(ebpf, types, attachment) {
             Ok(()) => {}
-            Err(reason) if attachment.needed => {
-                return Err(ProbeError::Attach { program: attachment.program, reason });
-            }
-            Err(_) => missing.push(attachment.hook.place()),
+            Err(reason) if attachment.needed => return Err(ProbeError::Attach { program, reason }),
+            Err(reason) => missing.push(Missing { program, reason }),
         }
     }
-    Ok(missing)
+    Ok(())
 }
 
 /// Attaches the first of the plans that the kernel takes. Those that it does not take are added to
@@ -52,9 +57,13 @@ pub fn first_of<'a>(
     types: &mut KernelTypes,
     plans: &'a [Plan],
     refused: &mut Vec<Refusal>,
+    missing: &mut Vec<Missing>,
 ) -> Option<&'a Plan> {
     plans.iter().find(|plan| match whole(ebpf, types, plan) {
-        Ok(()) => true,
+        Ok(without) => {
+            missing.extend(without);
+            true
+        }
         Err(reason) => {
             for attachment in &plan.attachments {
                 unload(ebpf, attachment);
@@ -66,15 +75,15 @@ pub fn first_of<'a>(
 }
 
 /// All of a plan. Everything is loaded before anything is attached: a refusal mostly comes at load.
-fn whole(ebpf: &mut Ebpf, types: &mut KernelTypes, plan: &Plan) -> Result<(), String> {
-    let mut loaded = Vec::new();
+fn whole(ebpf: &mut Ebpf, types: &mut KernelTypes, plan: &Plan) -> Result<Vec<Missing>, String> {
+    let (mut loaded, mut missing) = (Vec::new(), Vec::new());
     for attachment in &plan.attachments {
         match load(ebpf, types, attachment) {
             Ok(()) => loaded.push(attachment),
             Err(reason) if attachment.needed => {
                 return Err(format!("{} does not load: {reason}", attachment.program));
             }
-            Err(_) => {}
+            Err(reason) => missing.push(Missing { program: attachment.program, reason }),
         }
     }
     for attachment in loaded {
@@ -82,10 +91,11 @@ fn whole(ebpf: &mut Ebpf, types: &mut KernelTypes, plan: &Plan) -> Result<(), St
             Err(reason) if attachment.needed => {
                 return Err(format!("{} cannot be attached: {reason}", attachment.hook.place()));
             }
-            _ => {}
+            Err(reason) => missing.push(Missing { program: attachment.program, reason }),
+            Ok(()) => {}
         }
     }
-    Ok(())
+    Ok(missing)
 }
 
 /// Loads and attaches one program.

@@ -12,7 +12,7 @@ use llmtrace_common::{
 
 use super::{
     ProbeError,
-    attach::{self, KernelTypes, chain},
+    attach::{self, KernelTypes, Missing, chain},
     features::{self, Features},
     filter::{self, Filter},
     object, offsets,
@@ -79,8 +79,8 @@ pub struct Chosen {
     pub hooks: Hooks,
     /// Better hooks that this kernel or these privileges do not allow.
     pub refused: Vec<Refusal>,
-    /// Tracepoints that capture can do without and that are not there.
-    pub missing: Vec<&'static str>,
+    /// What capture has to do without.
+    pub missing: Vec<Missing>,
 }
 
 /// Kernel programs and their maps.
@@ -164,9 +164,12 @@ impl Capture {
     pub fn attach(&mut self) -> Result<Chosen, ProbeError> {
         let mut types = KernelTypes::default();
         let lifecycle = plan::lifecycle(&self.features);
-        let missing = attach::lifecycle(&mut self.ebpf, &mut types, &lifecycle)?;
+        let mut missing = Vec::new();
+        attach::lifecycle(&mut self.ebpf, &mut types, &lifecycle, &mut missing)?;
         let (plans, mut refused) = plan::plan(&self.features, self.choice);
-        let Some(plan) = attach::first_of(&mut self.ebpf, &mut types, &plans, &mut refused) else {
+        let ebpf = &mut self.ebpf;
+        let first = attach::first_of(ebpf, &mut types, &plans, &mut refused, &mut missing);
+        let Some(plan) = first else {
             let reasons: Vec<String> = refused
                 .iter()
                 .map(|r| format!("{} ({}): {}", r.hooks.backend(), r.hooks.name(), r.reason))
