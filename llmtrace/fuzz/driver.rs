@@ -90,6 +90,7 @@ fn note<H>(log: &mut String, event: &Event<'_, H>) {
         Event::Error(e) => write!(log, " Error {e} "),
         Event::Lost => write!(log, " Lost "),
         Event::Truncated => write!(log, " Truncated "),
+        Event::Other(bytes) => bytes.iter().try_for_each(|b| write!(log, "{b:02x}")),
     };
 }
 
@@ -189,7 +190,7 @@ fn respond(
             exchange.response_end(NOW);
             finished.extend(open.pop_front().map(Exchange::finish));
         }
-        Event::Start | Event::Interim(_) | Event::Truncated => {}
+        Event::Start | Event::Interim(_) | Event::Truncated | Event::Other(_) => {}
     }
 }
 

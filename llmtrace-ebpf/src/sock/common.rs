@@ -202,6 +202,8 @@ fn guess(memory: Memory) -> u32 {
     match &word {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
         | b"PRI " | b"HTTP" => 0,
+        // An HTTP/2 server may speak first: its settings.
+        [0, 0, _, 4] => 0,
         [0x16, 0x03, ..] => sniff::TLS,
         _ => sniff::OTHER,
     }

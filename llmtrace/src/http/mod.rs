@@ -1,4 +1,5 @@
-//! HTTP messages from ordered bytes, and server-sent events from their bodies.
+//! HTTP messages (1.x and 2) and WebSocket messages from ordered bytes; content codings and
+//! server-sent events of their bodies.
 //!
 //! Parsing never fails outright: what cannot be understood is reported once, and the parser then
 //! ignores its direction until it is told where a message begins again.
@@ -10,10 +11,13 @@
 
 mod buf;
 pub mod chunked;
+pub mod encoding;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod sniff;
 pub mod sse;
+pub mod ws;
 
 pub use h1::{Asked, Event, RequestEvent, RequestParser, ResponseEvent, ResponseParser};
 pub use head::{Framing, RequestHead, ResponseHead};

@@ -3,7 +3,7 @@
 //! The caller reports what the HTTP parsers say, in order of time, and asks for the result once
 //! the exchange is over or given up.
 
-use super::dialect::{self, Asked, Decoder, Request, Route, Said, Whole};
+use super::dialect::{self, Asked, Choice, Decoder, Dialect, Facts, Request, Route, Said, Whole, grpc};
 use super::json::clip;
 use super::outcome::{
     Finished, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage,
@@ -20,6 +20,15 @@ pub struct Exchange {
     start: Ns,
     lost: Option<Ns>,
     live: Option<Box<Live>>,
+}
+
+/// What the responses of one session have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    pub route: Route,
+    pub method: &'a str,
+    pub user_agent: Option<&'a str>,
+    pub model: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -44,6 +53,8 @@ struct Live {
     end: Option<Ns>,
     /// The first thing that cut the exchange short.
     cut: Option<(Ns, Cut)>,
+    /// How a gRPC call ended.
+    grpc_status: Option<u32>,
 }
 
 /// What is being read of a response.
@@ -53,6 +64,7 @@ enum Body {
     None,
     Sse(Box<Events>),
     Whole(Box<Whole>),
+    Grpc(Box<grpc::Messages>),
 }
 
 #[derive(Debug)]
@@ -72,29 +84,23 @@ impl Exchange {
     /// `t0` is when the first byte of the request's head came.
     pub fn start(settings: &Settings, role: Role, t0: Ns, head: &RequestHead<'_>) -> Self {
         let live = dialect::classify(head).map(|route| {
-            Box::new(Live {
-                route,
-                method: clip(head.method, 16).into(),
-                user_agent: head.user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
-                request: head
-                    .content_encoding
-                    .is_none_or(|coding| coding.eq_ignore_ascii_case("identity"))
-                    .then(|| Box::new(Request::new(route.dialect))),
-                asked: Asked::default(),
-                request_end: None,
-                first_byte: None,
-                last_byte: None,
-                status: None,
-                until_close: false,
-                is_stream: false,
-                body: Body::None,
-                response_bytes: 0,
-                stream: Stream::new(settings),
-                end: None,
-                cut: None,
-            })
+            let mut live = Live::new(settings, route, head.method, head.user_agent);
+            if head.content_encoding.is_none_or(|coding| coding.eq_ignore_ascii_case("identity")) {
+                live.request = Request::new(route.dialect).map(Box::new);
+            }
+            Box::new(live)
         });
         Self { role, start: t0, lost: None, live }
+    }
+
+    /// One response of a session that has no message heads (see [`dialect::realtime`]).
+    pub fn of_session(settings: &Settings, role: Role, t0: Ns, opening: &Opening<'_>) -> Self {
+        let mut live = Live::new(settings, opening.route, opening.method, opening.user_agent);
+        live.asked = Asked { stream: true, ..Asked::default() };
+        live.asked.model = opening.model.map(Into::into);
+        live.request_end = Some(t0);
+        live.is_stream = true;
+        Self { role, start: t0, lost: None, live: Some(Box::new(live)) }
     }
 
     /// Whether this is a call of an LLM; nothing else is worth telling it.
@@ -124,6 +130,13 @@ impl Exchange {
         }
     }
 
+    /// The rest of the request's body cannot be read.
+    pub fn request_unread(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.request = None;
+        }
+    }
+
     /// The last byte of the request came.
     pub fn request_end(&mut self, t: Ns) {
         if let Some(live) = &mut self.live {
@@ -139,14 +152,23 @@ impl Exchange {
         live.last_byte = Some(t);
         live.status = Some(head.status);
         live.until_close = head.framing == Framing::UntilClose;
+        let dialect = live.route.dialect;
         live.is_stream = head.is_type("text/event-stream");
-        live.body = match () {
-            () if head.is_encoded() || head.framing == Framing::Tunnel => Body::None,
-            () if live.is_stream => Body::Sse(Box::new(Events {
-                sse: sse::Decoder::new(),
-                decoder: Decoder::new(live.route.dialect),
-            })),
-            () => Body::Whole(Box::new(Whole::new(live.route.dialect))),
+        live.body = match dialect {
+            _ if head.is_encoded() || head.framing == Framing::Tunnel => Body::None,
+            // A gateway's own error is no gRPC.
+            Dialect::Grpc(call) => {
+                live.is_stream = call.streams;
+                if call.streams && head.status < 400 {
+                    Body::Grpc(Box::new(grpc::Messages::new(call)))
+                } else {
+                    Body::None
+                }
+            }
+            _ if live.is_stream => Decoder::new(dialect).map_or(Body::None, |decoder| {
+                Body::Sse(Box::new(Events { sse: sse::Decoder::new(), decoder }))
+            }),
+            _ => Whole::new(dialect).map_or(Body::None, |whole| Body::Whole(Box::new(whole))),
         };
     }
 
@@ -162,8 +184,32 @@ impl Exchange {
                 sse.push(bytes, |event| on_event(t, &event, decoder, stream));
             }
             Body::Whole(whole) => whole.push(bytes),
+            Body::Grpc(messages) => {
+                let stream = &mut live.stream;
+                messages.push(bytes, |message| {
+                    let tokens = !message.empty && !message.error;
+                    let facts = Facts { error: message.error, ..Facts::default() };
+                    on_message(t, Some(Choice { tokens, ..Choice::default() }), &facts, stream);
+                });
+            }
             Body::None => {}
         }
+    }
+
+    /// The trailers of a gRPC call, or a response that is nothing else.
+    pub fn grpc_status(&mut self, status: u32) {
+        if let Some(live) = &mut self.live {
+            live.grpc_status.get_or_insert(status);
+        }
+    }
+
+    /// One message of a session, with what it says; `status` is that of the session's opening.
+    pub fn message(&mut self, t: Ns, status: u16, choice: Option<Choice<'_>>, facts: &Facts<'_>) {
+        let Some(live) = &mut self.live else { return };
+        live.status = Some(status);
+        live.first_byte.get_or_insert(t);
+        live.last_byte = Some(t);
+        on_message(t, choice, facts, &mut live.stream);
     }
 
     /// The response is complete as far as HTTP can tell; `t` is when its last byte came.
@@ -238,11 +284,42 @@ fn on_event(t: Ns, event: &sse::Event<'_>, decoder: &mut Decoder, stream: &mut S
     stream.event(t, &seen, &facts);
 }
 
+#[inline]
+fn on_message(t: Ns, choice: Option<Choice<'_>>, facts: &Facts<'_>, stream: &mut Stream) {
+    let mut seen = Seen::default();
+    if let Some(choice) = choice {
+        stream.choice(&mut seen, &choice);
+    }
+    stream.event(t, &seen, facts);
+}
+
 impl Live {
+    fn new(settings: &Settings, route: Route, method: &str, user_agent: Option<&str>) -> Self {
+        Self {
+            route,
+            method: clip(method, 16).into(),
+            user_agent: user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
+            request: None,
+            asked: Asked::default(),
+            request_end: None,
+            first_byte: None,
+            last_byte: None,
+            status: None,
+            until_close: false,
+            is_stream: false,
+            body: Body::None,
+            response_bytes: 0,
+            stream: Stream::new(settings),
+            end: None,
+            cut: None,
+            grpc_status: None,
+        }
+    }
+
     fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: Option<Ns>) -> Finished {
         let said = match std::mem::replace(&mut self.body, Body::None) {
             Body::Whole(whole) => Some(whole.said()),
-            Body::Sse(_) | Body::None => None,
+            Body::Sse(_) | Body::Grpc(_) | Body::None => None,
         };
         let outcome = match lost {
             Some(_) => Outcome::Incomplete,
@@ -290,6 +367,11 @@ impl Live {
         if self.status.is_some_and(|status| status >= 400) {
             return Outcome::HttpError;
         }
+        if let Dialect::Grpc(_) = self.route.dialect
+            && let Some(outcome) = self.grpc_outcome()
+        {
+            return outcome;
+        }
         if self.stream.error || said.is_some_and(|said| said.error) {
             return Outcome::StreamError;
         }
@@ -309,8 +391,22 @@ impl Live {
         }
     }
 
+    /// A call that was refused is an HTTP error in all but the number; one that fails after its
+    /// first message, an error inside a stream. Without a status it was cut short.
+    fn grpc_outcome(&self) -> Option<Outcome> {
+        const CANCELLED: u32 = 1;
+        match self.grpc_status? {
+            0 if self.stream.error => Some(Outcome::StreamError),
+            0 => Some(Outcome::Success),
+            // The server's answer to a client that has left.
+            CANCELLED if matches!(self.cut, Some((_, Cut::Client))) => None,
+            _ if self.stream.events > 0 => Some(Outcome::StreamError),
+            _ => Some(Outcome::HttpError),
+        }
+    }
+
     fn ended_properly(&self, said: Option<&Said>) -> bool {
-        if self.end.is_none() {
+        if self.end.is_none() || matches!(self.route.dialect, Dialect::Grpc(_)) {
             return false;
         }
         // A body that lasts until the close looks the same when it is cut short.
@@ -327,6 +423,7 @@ impl Live {
             Body::None => 0,
             Body::Sse(events) => size_of::<Events>() + events.sse.buffered(),
             Body::Whole(_) => size_of::<Whole>(),
+            Body::Grpc(_) => size_of::<grpc::Messages>(),
         };
         let request = if self.request.is_some() { size_of::<Request>() } else { 0 };
         size_of::<Self>() + body + request + self.stream.heap()

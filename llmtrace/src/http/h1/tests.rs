@@ -6,7 +6,7 @@ fn line<H>(log: &mut Vec<String>, event: &Event<'_, H>, head: impl FnOnce(&H) ->
     match event {
         Event::Start => {}
         Event::Head(h) => log.push(head(h)),
-        Event::Body(bytes) => match log.last_mut() {
+        Event::Body(bytes) | Event::Other(bytes) => match log.last_mut() {
             Some(last) if last.starts_with('"') => {
                 last.push_str(&String::from_utf8_lossy(bytes));
             }
@@ -116,10 +116,10 @@ fn responses_follow_their_requests() {
 
 #[test]
 fn tunnels() {
-    let upgrade = responses(&[Asked::Other], b"HTTP/1.1 101 Switching\r\n\r\n\x81\x05hello");
-    assert_eq!(upgrade, ["101", "tunnel"]);
+    let upgrade = responses(&[Asked::Other], b"HTTP/1.1 101 Switching\r\n\r\nhello");
+    assert_eq!(upgrade, ["101", "tunnel", "\"hello"]);
     let connect = responses(&[Asked::Connect], b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01");
-    assert_eq!(connect, ["200", "tunnel"]);
+    assert_eq!(connect, ["200", "tunnel", "\"\u{16}\u{3}\u{1}"]);
     let refused = responses(&[Asked::Connect], b"HTTP/1.1 403 No\r\ncontent-length: 1\r\n\r\nx");
     assert_eq!(refused, ["403", "\"x", "end"]);
 }

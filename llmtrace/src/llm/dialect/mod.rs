@@ -8,7 +8,9 @@
 use super::outcome::Usage;
 use crate::http::RequestHead;
 
+pub mod grpc;
 pub mod openai;
+pub mod realtime;
 
 /// What a request head says: which dialect, and under which name the endpoint is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +23,16 @@ pub struct Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     OpenAi,
+    /// Its answers are counted by message; see [`grpc::Messages`].
+    Grpc(grpc::Call),
+    /// Its messages are read by [`realtime::Session`].
+    Realtime,
 }
 
 /// None: not a call of an LLM.
 #[inline]
 pub fn classify(head: &RequestHead<'_>) -> Option<Route> {
-    openai::classify(head)
+    openai::classify(head).or_else(|| grpc::classify(head))
 }
 
 /// What one event says of one choice.
@@ -62,9 +68,11 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    pub fn new(dialect: Dialect) -> Self {
+    /// None: the dialect has no server-sent events.
+    pub fn new(dialect: Dialect) -> Option<Self> {
         match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Decoder::new()),
+            Dialect::OpenAi => Some(Self::OpenAi(openai::Decoder::new())),
+            Dialect::Grpc(_) | Dialect::Realtime => None,
         }
     }
 
@@ -85,6 +93,7 @@ impl Decoder {
 #[derive(Debug)]
 pub enum Request {
     OpenAi(openai::Request),
+    Grpc(grpc::Request),
 }
 
 /// What a request asks for.
@@ -99,15 +108,19 @@ pub struct Asked {
 }
 
 impl Request {
-    pub fn new(dialect: Dialect) -> Self {
+    /// None: nothing is read of such a body.
+    pub fn new(dialect: Dialect) -> Option<Self> {
         match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Request::new()),
+            Dialect::OpenAi => Some(Self::OpenAi(openai::Request::new())),
+            Dialect::Grpc(call) => Some(Self::Grpc(grpc::Request::new(call))),
+            Dialect::Realtime => None,
         }
     }
 
     pub fn push(&mut self, bytes: &[u8], asked: &mut Asked) {
         match self {
             Self::OpenAi(request) => request.push(bytes, asked),
+            Self::Grpc(request) => request.push(bytes, asked),
         }
     }
 }
@@ -130,9 +143,11 @@ pub struct Said {
 }
 
 impl Whole {
-    pub fn new(dialect: Dialect) -> Self {
+    /// None: nothing is read of such a body.
+    pub fn new(dialect: Dialect) -> Option<Self> {
         match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Whole::new()),
+            Dialect::OpenAi => Some(Self::OpenAi(openai::Whole::new())),
+            Dialect::Grpc(_) | Dialect::Realtime => None,
         }
     }
 
