@@ -178,15 +178,35 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// The gRPC server of `fixtures/apps`, on gRPC's C core.
+    #[track_caller]
+    pub fn grpc() -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.arg(paths::app("grpc_server.py")).arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// nginx, as a proxy in front of `upstream`; serves from a worker process.
     #[track_caller]
     pub fn nginx(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, "")
+    }
+
+    /// The same for clients that speak HTTP/2.
+    #[track_caller]
+    pub fn nginx_h2(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, " http2")
+    }
+
+    #[track_caller]
+    fn nginx_with(upstream: &Self, listen: &str) -> Self {
         let port = free_port();
         let dir = TempDir::new();
         let template = fs::read_to_string(paths::app("nginx.conf.in")).expect("a fixture");
         let conf = template
             .replace("@DIR@", &dir.path().to_string_lossy())
-            .replace("@PORT@", &port.to_string())
+            .replace("@PORT@", &format!("{port}{listen}"))
             .replace("@UPSTREAM@", &format!("127.0.0.1:{}", upstream.port()));
         fs::write(dir.join("nginx.conf"), conf).expect("a temporary file");
         let mut command = Command::new("nginx");
