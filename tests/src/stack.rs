@@ -146,9 +146,26 @@ impl Server {
     /// The ASGI application on uvicorn, with `loop` and `http` as its command line has them.
     #[track_caller]
     pub fn uvicorn(event_loop: &str, http: &str) -> Self {
+        Self::uvicorn_of("asgi:app", event_loop, http)
+    }
+
+    /// The same behind content codings.
+    #[track_caller]
+    pub fn coded() -> Self {
+        Self::uvicorn_of("coded:app", "uvloop", "httptools")
+    }
+
+    /// A Realtime API over WebSockets, on uvicorn.
+    #[track_caller]
+    pub fn realtime() -> Self {
+        Self::uvicorn_of("realtime:app", "uvloop", "httptools")
+    }
+
+    #[track_caller]
+    fn uvicorn_of(app: &str, event_loop: &str, http: &str) -> Self {
         let port = free_port();
         let mut command = Command::new(paths::python());
-        command.args(["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1"]);
+        command.args(["-m", "uvicorn", app, "--host", "127.0.0.1"]);
         command.args(["--log-level", "critical", "--no-access-log"]);
         command.args(["--timeout-keep-alive", "60"]);
         command.args(["--loop", event_loop, "--http", http]);
