@@ -1,14 +1,14 @@
 //! However the bytes of a connection are cut, the result is the same; and no bytes do any harm.
 
-#[path = "../fuzz/driver.rs"]
-mod driver;
+#[path = "../fuzz/drivers/mod.rs"]
+mod drivers;
 
 use std::path::Path;
 
 use proptest::prelude::*;
 
-fn corpus() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/exchange");
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let files = std::fs::read_dir(folder).expect("the corpus");
     let mut paths: Vec<_> = files.map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
@@ -61,17 +61,36 @@ proptest! {
         end in prop::sample::select(b"schtg".to_vec()),
         changes in prop::collection::vec(change(), 0..6),
     ) {
-        let mut corpus = corpus();
+        let mut corpus = corpus("exchange");
         let mut input = corpus.swap_remove(file.index(corpus.len()));
         changes.iter().for_each(|change| change.apply(&mut input));
         if let [cuts, ending, ..] = &mut input[..] {
             (*cuts, *ending) = (seed, end);
         }
-        driver::check(&input);
+        drivers::exchange::check(&input);
     }
 
     #[test]
     fn random_bytes(input in prop::collection::vec(any::<u8>(), 0..2000)) {
-        driver::check(&input);
+        for (_, check) in drivers::ALL {
+            check(&input);
+        }
+    }
+
+    #[test]
+    fn changed_frames_and_codings(
+        file in any::<prop::sample::Index>(),
+        cuts in any::<u8>(),
+        changes in prop::collection::vec(change(), 0..6),
+    ) {
+        for (name, check) in drivers::ALL.into_iter().filter(|(name, _)| *name != "exchange") {
+            let mut corpus = corpus(name);
+            let mut input = corpus.swap_remove(file.index(corpus.len()));
+            changes.iter().for_each(|change| change.apply(&mut input));
+            if let [first, ..] = &mut input[..] {
+                *first = cuts;
+            }
+            check(&input);
+        }
     }
 }

@@ -100,8 +100,8 @@ fn one_on_top_of_another() {
 #[test]
 fn a_bomb_is_not_let_off() {
     let zeros = vec![0; 1 << 20];
-    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::best());
-    (0..64).for_each(|_| gzip.write_all(&zeros).unwrap());
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    (0..8).for_each(|_| gzip.write_all(&zeros).unwrap());
     let bomb = gzip.finish().unwrap();
     let mut decoder = Decoder::new("gzip").unwrap().unwrap();
     let mut out = 0_u64;

@@ -119,7 +119,7 @@ fn field() -> impl Strategy<Value = (usize, String, u8)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Whatever a library's encoder makes of header lists reads as those lists do, also for who
     /// has not seen the first of them.
