@@ -40,10 +40,8 @@ impl Connection {
     #[track_caller]
     pub fn new(address: &Address) -> Self {
         let Address::Tcp(address) = address else { panic!("HTTP/2 is tested over TCP") };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let tasks = LocalSet::new();
         let (send, local) = tasks.block_on(&runtime, async {
             let stream = TcpStream::connect(address).await.expect("the server accepts");
@@ -192,7 +190,8 @@ async fn call(
     let (response, mut body) = send.send_request(head, false).map_err(broken)?;
     body.send_data(framed.into(), true).map_err(broken)?;
     let response = response.await.map_err(broken)?;
-    let status = |headers: &http::HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    let status =
+        |headers: &http::HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
     seen.status = status(response.headers());
     let mut data = response.into_body();
     let mut pending: Vec<u8> = Vec::new();

@@ -104,11 +104,7 @@ impl Decoder {
     }
 
     /// The next bytes of the coded body. After an error everything is ignored.
-    pub fn push(
-        &mut self,
-        mut bytes: &[u8],
-        mut on: impl FnMut(&[u8]),
-    ) -> Result<(), CodingError> {
+    pub fn push(&mut self, mut bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), CodingError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
@@ -135,11 +131,7 @@ impl Decoder {
 }
 
 /// Runs bytes through the first stage and what comes out through the rest.
-fn push(
-    stages: &mut [Stage],
-    bytes: &[u8],
-    on: &mut dyn FnMut(&[u8]),
-) -> Result<(), CodingError> {
+fn push(stages: &mut [Stage], bytes: &[u8], on: &mut dyn FnMut(&[u8])) -> Result<(), CodingError> {
     let Some((stage, rest)) = stages.split_first_mut() else {
         on(bytes);
         return Ok(());

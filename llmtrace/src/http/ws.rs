@@ -156,9 +156,7 @@ impl Parser {
                     if self.have == 1 && !self.begin(&mut on) {
                         return;
                     }
-                    if self.have == header_len(&self.head[..self.have])
-                        && !self.payload(&mut on)
-                    {
+                    if self.have == header_len(&self.head[..self.have]) && !self.payload(&mut on) {
                         return;
                     }
                 }
@@ -282,7 +280,8 @@ impl Parser {
         self.state = State::Head;
         if frame.opcode == opcode::CLOSE {
             on(Event::Close((frame.at >= 2).then(|| u16::from_be_bytes(frame.code))));
-        } else if frame.opcode < opcode::CLOSE && frame.fin
+        } else if frame.opcode < opcode::CLOSE
+            && frame.fin
             && let Some(mut message) = self.message.take()
         {
             if let Err(error) = finish(&mut message, &mut self.deflate, on) {

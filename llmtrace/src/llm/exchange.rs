@@ -3,7 +3,9 @@
 //! The caller reports what the HTTP parsers say, in order of time, and asks for the result once
 //! the exchange is over or given up.
 
-use super::dialect::{self, Asked, Choice, Decoder, Dialect, Facts, Request, Route, Said, Whole, grpc};
+use super::dialect::{
+    self, Asked, Choice, Decoder, Dialect, Facts, Request, Route, Said, Whole, grpc,
+};
 use super::json::clip;
 use super::outcome::{
     Finished, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage,

@@ -12,7 +12,10 @@ pub(super) enum Ending {
     ClientShut(Ns),
     ClientLeft(Ns),
     /// `eof`: in an orderly way, so that a body may have lasted until here.
-    ServerLeft { at: Ns, eof: bool },
+    ServerLeft {
+        at: Ns,
+        eof: bool,
+    },
 }
 
 /// Whether an end decides nothing yet: who closed its side may still get, or have sent, a whole

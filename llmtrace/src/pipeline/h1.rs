@@ -2,12 +2,12 @@
 
 mod flow;
 
+use super::Sink;
 use super::counts::{Lost, Resync, Verdict};
 use super::cx::Cx;
 use super::early::Early;
 use super::ending::Ending;
 use super::link::{Shared, Switch, request_direction, time};
-use super::Sink;
 use crate::conn::Piece;
 use crate::http::{RequestParser, ResponseParser, Sniff, looks_like_request, looks_like_response};
 use crate::record::{Direction, Ns};

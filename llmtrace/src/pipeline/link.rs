@@ -12,8 +12,8 @@ use super::start::{Found, Start};
 use super::ws::WebSocket;
 use crate::conn::{HOLD_NS, Peer, Piece};
 use crate::http::ws::Extensions;
-use crate::llm::dialect::realtime::Session;
 use crate::llm::Role;
+use crate::llm::dialect::realtime::Session;
 use crate::record::{Direction, EndReason, Ns};
 
 /// What a connection is taken for.
@@ -63,8 +63,15 @@ pub(super) struct Switch {
 #[derive(Debug)]
 pub(super) enum To {
     /// `first` is the exchange that goes on as the first stream.
-    Http2 { first: Option<Box<Pending>>, rest: Vec<u8> },
-    WebSocket { session: Box<Session>, extensions: Extensions, rest: Vec<u8> },
+    Http2 {
+        first: Option<Box<Pending>>,
+        rest: Vec<u8>,
+    },
+    WebSocket {
+        session: Box<Session>,
+        extensions: Extensions,
+        rest: Vec<u8>,
+    },
 }
 
 impl Default for Link {
@@ -179,12 +186,7 @@ impl Link {
         }
     }
 
-    fn other_piece<K: Sink>(
-        &mut self,
-        direction: Direction,
-        piece: Piece<'_>,
-        cx: &mut Cx<'_, K>,
-    ) {
+    fn other_piece<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
         match &mut self.protocol {
             Protocol::Unknown(start) => {
                 let Found::Protocol(protocol, role, pieces) = start.piece(direction, piece, cx)
@@ -217,9 +219,7 @@ impl Link {
         };
         let Switch { to, at, early } = switch;
         let (protocol, rest) = match to {
-            To::Http2 { first, rest } => {
-                (Protocol::Http2(Box::new(Http2::upgraded(first))), rest)
-            }
+            To::Http2 { first, rest } => (Protocol::Http2(Box::new(Http2::upgraded(first))), rest),
             To::WebSocket { session, extensions, rest } => {
                 (Protocol::WebSocket(Box::new(WebSocket::new(session, extensions))), rest)
             }

@@ -41,7 +41,7 @@ use link::Link;
 /// Response bytes of one connection that wait for their request.
 pub const EARLY_BYTES: usize = 64 * 1024;
 /// Bytes of a connection joined in its middle, in each of both directions, without a request line:
-/// no HTTP/1. One direction alone may be the rest of a long message, so it may have more.
+/// no HTTP. One direction alone may be the rest of a long message, so it may have more.
 pub const JOINED_BYTES: u64 = 64 * 1024;
 pub const JOINED_ONE_WAY_BYTES: u64 = 16 * 1024 * 1024;
 /// After a loss among pipelined requests, this long without a response byte sets things right.

@@ -91,7 +91,10 @@ impl Start {
                 Early::hold(&mut self.early, direction, piece);
             }
             Early::hold(&mut self.early, direction, piece);
-        } else if joined && h2::begins_frame(bytes) && let Some(speaker) = h2::speaker(bytes) {
+        } else if joined
+            && h2::begins_frame(bytes)
+            && let Some(speaker) = h2::speaker(bytes)
+        {
             let http2 = Protocol::Http2(Box::new(Http2::joined()));
             return Found::Protocol(http2, speaks(speaker == Speaker::Client), Vec::new());
         } else if cx.meta.from_birth && (first || !pieces.is_empty()) {

@@ -43,8 +43,7 @@ impl WebSocket {
     ) {
         let t = time(direction, piece);
         let role = shared.role;
-        let from =
-            if direction == request_direction(role) { From::Client } else { From::Server };
+        let from = if direction == request_direction(role) { From::Client } else { From::Server };
         let Self { client, server, session } = self;
         let parser = if from == From::Client { client } else { server };
         let settings = cx.settings;

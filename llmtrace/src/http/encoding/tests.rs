@@ -38,7 +38,9 @@ fn coded(coding: &str) -> Vec<Vec<u8>> {
 fn decode(header: &str, pieces: &[&[u8]]) -> Result<Vec<u8>, CodingError> {
     let mut decoder = Decoder::new(header)?.expect("a coding");
     let mut out = Vec::new();
-    pieces.iter().try_for_each(|piece| decoder.push(piece, |bytes| out.extend_from_slice(bytes)))?;
+    pieces
+        .iter()
+        .try_for_each(|piece| decoder.push(piece, |bytes| out.extend_from_slice(bytes)))?;
     Ok(out)
 }
 

@@ -258,3 +258,29 @@ fn head_fields() {
     });
     assert!(seen);
 }
+
+/// What two readers could read in two ways is not read at all.
+#[test]
+fn folded_fields_and_loose_colons_are_errors() {
+    for field in ["x: a\r\n b", "content-length : 5", "content-length\t: 5", "x:\0"] {
+        let request = format!("POST / HTTP/1.1\r\n{field}\r\ncontent-length: 5\r\n\r\nhello");
+        assert_eq!(
+            requests(request.as_bytes()),
+            ["error: not an HTTP/1 message head"],
+            "{field:?}"
+        );
+        let response = format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\nhello");
+        assert_eq!(
+            responses(&[Asked::Other], response.as_bytes()),
+            ["error: not an HTTP/1 message head"],
+            "{field:?}"
+        );
+    }
+}
+
+/// What real servers send: bare line feeds, lower-case names, no reason, extensions, trailers.
+#[test]
+fn loose_but_clear() {
+    let bytes = b"HTTP/1.1 200\ntransfer-encoding: Chunked\n\n5 ; a=\"b\"\nhello\n0\nx: y\n\n";
+    assert_eq!(responses(&[Asked::Other], bytes), ["200", "\"hello", "end"]);
+}

@@ -86,9 +86,7 @@ impl Frame {
     fn is_plausible(&self) -> bool {
         let flags = match self.kind {
             Kind::Data => flag::END_STREAM | flag::PADDED,
-            Kind::Headers => {
-                flag::END_STREAM | flag::END_HEADERS | flag::PADDED | flag::PRIORITY
-            }
+            Kind::Headers => flag::END_STREAM | flag::END_HEADERS | flag::PADDED | flag::PRIORITY,
             Kind::Settings | Kind::Ping => flag::ACK,
             Kind::Continuation => flag::END_HEADERS,
             Kind::Priority | Kind::Reset | Kind::GoAway | Kind::WindowUpdate => 0,

@@ -91,7 +91,11 @@ enum State {
     Payload(Frame, u32),
     /// Content, as far as it is not padding; then the padding. The padding's length is not known
     /// before its first byte.
-    Data { frame: Frame, left: u32, padding: Option<u32> },
+    Data {
+        frame: Frame,
+        left: u32,
+        padding: Option<u32>,
+    },
     Lost,
 }
 

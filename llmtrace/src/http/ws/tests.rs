@@ -103,7 +103,8 @@ fn compressed_messages() {
     let mut bytes = frame(0xc1, Some([9; 4]), &coded[0]);
     // In two frames, and one that is not compressed between.
     let (a, b) = coded[1].split_at(3);
-    bytes.extend([frame(0x41, None, a), frame(0x80, None, b), frame(0x81, None, b"plain")].concat());
+    bytes
+        .extend([frame(0x41, None, a), frame(0x80, None, b), frame(0x81, None, b"plain")].concat());
     bytes.extend(frame(0xc1, None, &coded[2]));
     let seen = parse(|| Parser::new(true, false), &bytes);
     let content: Vec<_> = seen.iter().filter_map(|line| line.strip_prefix('"')).collect();

@@ -233,7 +233,12 @@ impl Flow {
     }
 
     /// Ends every open exchange as incomplete.
-    pub(in crate::pipeline) fn lose_all<K: Sink>(&mut self, t: Ns, reason: Lost, cx: &mut Cx<'_, K>) {
+    pub(in crate::pipeline) fn lose_all<K: Sink>(
+        &mut self,
+        t: Ns,
+        reason: Lost,
+        cx: &mut Cx<'_, K>,
+    ) {
         while let Some(pending) = self.open.front_mut() {
             pending.lose(t, reason);
             self.finish_oldest(cx);

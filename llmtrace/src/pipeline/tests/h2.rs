@@ -241,7 +241,8 @@ fn a_gap_over_frames_costs_what_was_open_and_then_it_goes_on() {
     assert_eq!(b.count("incomplete", "unknown_headers"), 1);
     // One that refers to nothing older is exact again.
     b.client(&e.request(9));
-    let head = Ends::block(&mut e.server, &[(":status", "200"), ("content-type", "text/event-stream; x")]);
+    let head =
+        Ends::block(&mut e.server, &[(":status", "200"), ("content-type", "text/event-stream; x")]);
     b.server(&[frame(1, 4, 9, &head), token(9, "a"), done(9)].concat());
     assert_eq!(b.outcomes()[4..], [Outcome::Success]);
 }
@@ -260,10 +261,7 @@ fn a_gap_in_requests() {
     b.end(EndReason::LocalFin);
     b.wait(2 * HOLD_NS);
     let ok = Outcome::Success;
-    assert_eq!(
-        b.by_agent(),
-        [agent(1, ok, 1), agent(3, ok, 1), agent(5, Outcome::Incomplete, 0)]
-    );
+    assert_eq!(b.by_agent(), [agent(1, ok, 1), agent(3, ok, 1), agent(5, Outcome::Incomplete, 0)]);
 }
 
 #[test]

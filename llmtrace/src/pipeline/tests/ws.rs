@@ -140,8 +140,11 @@ fn other_websockets_are_left_alone() {
 #[test]
 fn codings() {
     let events = token("a") + &token("b");
-    let plain: String =
-        events.split("\r\n").filter(|line| line.starts_with("data")).map(|l| l.to_owned()).collect();
+    let plain: String = events
+        .split("\r\n")
+        .filter(|line| line.starts_with("data"))
+        .map(|l| l.to_owned())
+        .collect();
     let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
     gzip.write_all(plain.as_bytes()).unwrap();
     gzip.write_all(b"data: [DONE]\n\n").unwrap();
