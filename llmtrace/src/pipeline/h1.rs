@@ -274,6 +274,7 @@ impl Http1 {
         let t = if flow.response_last == 0 { at } else { flow.response_last };
         response.eof(|e| flow.on_response(&e, t, cx));
         flow.ended = false;
-        flow.failed = None;
+        // What came of a head was none: that this is only seen now changes nothing.
+        flow.response_failed(t, cx);
     }
 }

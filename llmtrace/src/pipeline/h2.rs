@@ -111,8 +111,13 @@ impl Http2 {
         if let Piece::Bytes { bytes, .. } = piece
             && parser.is_lost()
             && h2::begins_frame(bytes)
+            && parser.resync()
         {
-            parser.resync();
+            // What went by unread may have been about streams that were opened meanwhile.
+            match from_client {
+                true => state.doubt(Lost::RequestGap),
+                false => state.lose_all(t, Lost::ResponseGap, cx),
+            }
         }
         let mut on = |event: Event<'_>| match from_client {
             true => state.on_request(&event, t, shared, cx),
@@ -134,7 +139,7 @@ impl Http2 {
             if from_client {
                 state.doubt(lost);
             } else {
-                self.lose_all(t, lost, cx);
+                state.lose_all(t, lost, cx);
             }
         }
     }
@@ -173,12 +178,7 @@ impl Http2 {
 
     /// Ends every open exchange as incomplete.
     pub fn lose_all<K: Sink>(&mut self, t: Ns, reason: Lost, cx: &mut Cx<'_, K>) {
-        for mut stream in self.state.streams.take() {
-            stream.pending.lose(t, reason);
-            stream.close(cx);
-        }
-        self.state.left.clear();
-        self.state.forget_early();
+        self.state.lose_all(t, reason, cx);
     }
 }
 
@@ -257,7 +257,7 @@ impl State {
             }
             Event::Data { stream, bytes } => {
                 if let Some(stream) = self.streams.get(*stream) {
-                    stream.pending.response_body(t, bytes);
+                    stream.content(t, bytes);
                 }
             }
             Event::Start => self.frame[1] = t,
@@ -321,6 +321,7 @@ impl State {
         if let Some(stream) = self.streams.get(id) {
             // A doubt about trailers stays.
             stream.doubt = stream.doubt.filter(|lost| *lost == Lost::UnknownHeaders);
+            stream.must_be_answered(t);
             stream.pending.exchange.response_end(t);
             self.finish(id, cx);
         }
@@ -345,7 +346,7 @@ impl State {
             if let Some(stream) = self.streams.get(id) {
                 match ahead {
                     Ahead::Headers(fields) => stream.headers(*t, *t, fields),
-                    Ahead::Data(bytes) => stream.pending.response_body(*t, bytes),
+                    Ahead::Data(bytes) => stream.content(*t, bytes),
                     Ahead::End => self.answer_ends(id, *t, cx),
                 }
             }
@@ -382,6 +383,15 @@ impl State {
         self.early_bytes = 0;
     }
 
+    fn lose_all<K: Sink>(&mut self, t: Ns, reason: Lost, cx: &mut Cx<'_, K>) {
+        for mut stream in self.streams.take() {
+            stream.pending.lose(t, reason);
+            stream.close(cx);
+        }
+        self.left.clear();
+        self.forget_early();
+    }
+
     /// A part of what the client sent is not known, a reset perhaps.
     fn doubt(&mut self, lost: Lost) {
         for stream in self.streams.iter_mut() {
@@ -400,6 +410,19 @@ impl State {
 }
 
 impl Stream {
+    fn content(&mut self, t: Ns, bytes: &[u8]) {
+        self.must_be_answered(t);
+        self.pending.response_body(t, bytes);
+    }
+
+    /// A response begins with its head: where none came, the beginning was missed.
+    #[inline]
+    fn must_be_answered(&mut self, t: Ns) {
+        if !self.answered {
+            self.pending.lose(t, Lost::ResponseGap);
+        }
+    }
+
     /// A header block of the response, whose first byte came at `start`.
     fn headers(&mut self, start: Ns, t: Ns, fields: &Fields) {
         let status = h2::grpc_status(fields);

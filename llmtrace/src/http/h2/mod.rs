@@ -68,6 +68,8 @@ pub struct Parser {
     hpack: hpack::Decoder,
     /// Bytes are missing in the payload being read.
     holed: bool,
+    /// Bytes went by while nothing could be read.
+    skipped: bool,
 }
 
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl Parser {
 
     fn with(state: State, hpack: hpack::Decoder) -> Self {
         let payload = Vec::new();
-        Self { state, head: [0; HEADER], payload, block: None, hpack, holed: false }
+        Self { state, head: [0; HEADER], payload, block: None, hpack, holed: false, skipped: false }
     }
 
     /// After an error or a loss, until `resync`.
@@ -125,10 +127,12 @@ impl Parser {
         matches!(self.state, State::Lost)
     }
 
-    /// A frame begins at the next byte. What the header table holds is not known.
-    pub fn resync(&mut self) {
+    /// A frame begins at the next byte. What the header table holds is not known. Whether frames
+    /// may have been missed since the loss was reported.
+    pub fn resync(&mut self) -> bool {
         self.state = State::Head(0);
         self.block = None;
+        std::mem::take(&mut self.skipped)
     }
 
     /// Heap bytes held.
@@ -140,7 +144,10 @@ impl Parser {
     pub fn push(&mut self, mut bytes: &[u8], mut on: impl FnMut(Event<'_>)) {
         while !bytes.is_empty() {
             match &mut self.state {
-                State::Lost => return,
+                State::Lost => {
+                    self.skipped = true;
+                    return;
+                }
                 State::Preface(seen) => {
                     let n = bytes.len().min(PREFACE.len() - *seen);
                     if bytes[..n] != PREFACE[*seen..*seen + n] {
@@ -201,7 +208,7 @@ impl Parser {
     /// `len` bytes are missing here.
     pub fn gap(&mut self, len: u64, mut on: impl FnMut(Event<'_>)) {
         match &mut self.state {
-            State::Lost => {}
+            State::Lost => self.skipped = true,
             State::Payload(frame, left) if u64::from(*left) >= len => {
                 *left -= len as u32;
                 self.holed = true;

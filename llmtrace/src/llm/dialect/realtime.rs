@@ -53,6 +53,9 @@ pub struct Session {
     committed: Option<Ns>,
     /// A message of the client was missed: it may have asked for a response.
     missed: bool,
+    /// Nothing more is known of what the client says, or of what the server does.
+    blind: bool,
+    deaf: bool,
 }
 
 /// None: not a session with an LLM.
@@ -74,6 +77,8 @@ pub fn classify(head: &RequestHead<'_>) -> Option<Session> {
         active: Vec::new(),
         committed: None,
         missed: false,
+        blind: false,
+        deaf: false,
     })
 }
 
@@ -236,7 +241,7 @@ impl Session {
             (From::Client, _) if said.holed => self.missed = true,
             (From::Server, _) if said.holed => self.lose_all(t, on),
             (From::Client, Kind::Create) => {
-                if self.asked.len() + self.active.len() < MAX_RESPONSES {
+                if !self.deaf && self.asked.len() + self.active.len() < MAX_RESPONSES {
                     self.asked.push_back(self.start(started, role, settings));
                     on(Act::Started);
                 }
@@ -250,7 +255,7 @@ impl Session {
                     None => {
                         let t0 = self.committed.take().unwrap_or(started);
                         let mut exchange = self.start(t0, role, settings);
-                        if self.missed {
+                        if self.missed || self.blind {
                             exchange.lost(t);
                         }
                         on(Act::Started);
@@ -284,12 +289,16 @@ impl Session {
         }
     }
 
-    /// Messages may be missing from here on, or were.
+    /// A side cannot be followed any further: responses that it would tell of are not told of, or
+    /// are incomplete.
     pub fn lost(&mut self, from: From, t: Ns, on: impl FnMut(Act)) {
         *self.side(from) = Message::default();
         match from {
-            From::Client => self.missed = true,
-            From::Server => self.lose_all(t, on),
+            From::Client => self.blind = true,
+            From::Server => {
+                self.deaf = true;
+                self.lose_all(t, on);
+            }
         }
     }
 

@@ -247,6 +247,26 @@ fn a_gap_over_frames_costs_what_was_open_and_then_it_goes_on() {
     assert_eq!(b.outcomes()[4..], [Outcome::Success]);
 }
 
+/// What goes by unread after a loss may be about streams that were opened since.
+#[test]
+fn streams_opened_while_the_server_cannot_be_followed() {
+    let (mut b, mut e) = Bench::http2();
+    b.lose(Direction::Write, 50);
+    // The middle of some frame.
+    b.server(&token(1, "x")[3..]);
+    b.wait(2 * HOLD_NS);
+    b.client(&e.request(3));
+    b.server(&[&e.head(3, SSE)[..], &token(3, "a")[..30]].concat()[5..]);
+    b.server(&done(3));
+    assert_eq!(b.by_agent()[1..], [agent(3, Outcome::Incomplete, 0)]);
+    // A response without its head, whose loss nothing shows.
+    let mut b = Bench::joined();
+    let mut e = Ends::new();
+    b.client(&e.request(1));
+    b.server(&[token(1, "b"), done(1)].concat());
+    assert_eq!(b.outcomes(), [Outcome::Incomplete]);
+}
+
 /// What the client sent in the gap may have been a reset: whose response comes to its end was not.
 #[test]
 fn a_gap_in_requests() {
