@@ -9,8 +9,10 @@ pub mod h2;
 pub mod pipeline;
 pub mod ws;
 
-/// The drivers by the names of their corpora.
-pub const ALL: [(&str, fn(&[u8])); 5] = [
+/// The name of a corpus, and what it drives.
+type Driver = (&'static str, fn(&[u8]));
+
+pub const ALL: [Driver; 5] = [
     ("encoding", encoding::check),
     ("exchange", exchange::check),
     ("h2", h2::check),

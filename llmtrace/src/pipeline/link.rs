@@ -189,7 +189,7 @@ impl Link {
     fn other_piece<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
         match &mut self.protocol {
             Protocol::Unknown(start) => {
-                let Found::Protocol(protocol, role, pieces) = start.piece(direction, piece, cx)
+                let Some(Found { protocol, role, pieces }) = start.piece(direction, piece, cx)
                 else {
                     return;
                 };

@@ -26,10 +26,11 @@ pub(super) struct Start {
 }
 
 /// What is known now.
-pub(super) enum Found {
-    Nothing,
-    /// The protocol, the role, and the pieces that came before the one at hand.
-    Protocol(Protocol, Role, Vec<(Ns, Vec<u8>)>),
+pub(super) struct Found {
+    pub protocol: Protocol,
+    pub role: Role,
+    /// The pieces that came before the one at hand.
+    pub pieces: Vec<(Ns, Vec<u8>)>,
 }
 
 impl Start {
@@ -40,12 +41,12 @@ impl Start {
         direction: Direction,
         piece: Piece<'_>,
         cx: &mut Cx<'_, K>,
-    ) -> Found {
+    ) -> Option<Found> {
         let Piece::Bytes { bytes, .. } = piece else {
             self.seen[direction as usize] += 1;
             self.few = None;
             self.holed = true;
-            return Found::Nothing;
+            return None;
         };
         let first = self.seen == [0, 0];
         let waits = self.early.is_some() || self.few.is_some();
@@ -75,16 +76,16 @@ impl Start {
             self.few = Some(Box::new(few));
         } else if all.starts_with(&h2::PREFACE[..TELLING]) {
             let early = self.early.take().filter(|e| e.direction != direction);
-            let http2 = Http2::new(early);
-            return Found::Protocol(Protocol::Http2(Box::new(http2)), speaks(true), pieces);
+            let protocol = Protocol::Http2(Box::new(Http2::new(early)));
+            return Some(Found { protocol, role: speaks(true), pieces });
         } else if settings == Some(true) {
             // A server need not wait for its client.
-            let http2 = Http2::new(None);
-            return Found::Protocol(Protocol::Http2(Box::new(http2)), speaks(false), pieces);
+            let protocol = Protocol::Http2(Box::new(Http2::new(None)));
+            return Some(Found { protocol, role: speaks(false), pieces });
         } else if looks_like_request(all) != Sniff::No {
             let early = self.early.take().filter(|e| e.direction != direction);
-            let http1 = Http1::new(joined || self.holed, early);
-            return Found::Protocol(Protocol::Http1(http1), speaks(true), pieces);
+            let protocol = Protocol::Http1(Http1::new(joined || self.holed, early));
+            return Some(Found { protocol, role: speaks(true), pieces });
         } else if self.early.is_some() || looks_like_response(all) != Sniff::No {
             for (t, bytes) in &pieces {
                 let piece = Piece::Bytes { enter: *t, exit: *t, bytes };
@@ -95,8 +96,9 @@ impl Start {
             && h2::begins_frame(bytes)
             && let Some(speaker) = h2::speaker(bytes)
         {
-            let http2 = Protocol::Http2(Box::new(Http2::joined()));
-            return Found::Protocol(http2, speaks(speaker == Speaker::Client), Vec::new());
+            let protocol = Protocol::Http2(Box::new(Http2::joined()));
+            let role = speaks(speaker == Speaker::Client);
+            return Some(Found { protocol, role, pieces: Vec::new() });
         } else if cx.meta.from_birth && (first || !pieces.is_empty()) {
             cx.verdict = Some(Verdict::NotHttp);
         } else {
@@ -105,7 +107,7 @@ impl Start {
                 cx.verdict = Some(Verdict::NoRequest);
             }
         }
-        Found::Nothing
+        None
     }
 
     /// What did not turn out to be what it was taken for.

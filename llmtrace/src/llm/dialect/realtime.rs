@@ -240,11 +240,9 @@ impl Session {
         match (from, said.kind) {
             (From::Client, _) if said.holed => self.missed = true,
             (From::Server, _) if said.holed => self.lose_all(t, on),
-            (From::Client, Kind::Create) => {
-                if !self.deaf && self.asked.len() + self.active.len() < MAX_RESPONSES {
-                    self.asked.push_back(self.start(started, role, settings));
-                    on(Act::Started);
-                }
+            (From::Client, Kind::Create) if !self.deaf && self.open() < MAX_RESPONSES => {
+                self.asked.push_back(self.start(started, role, settings));
+                on(Act::Started);
             }
             (From::Server, Kind::Session) => self.model = said.model.or(self.model.take()),
             (From::Server, Kind::Committed) => self.committed = Some(t),
