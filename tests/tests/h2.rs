@@ -30,7 +30,7 @@ fn fifty_streams_on_granian() {
     assert_metrics(&metrics, "server", &records);
 }
 
-/// A client that leaves by RST_STREAM, while other streams of the connection go on.
+/// Ends that leave by RST_STREAM, while other streams of the connection go on.
 #[test]
 fn aborts_by_reset() {
     require_bpf();
@@ -42,6 +42,7 @@ fn aborts_by_reset() {
         mix::left_before_first_token("h2/before", true),
         mix::left_in_mid_stream("h2/mid", true),
     ];
+    requests.push(mix::dropped_by_server("h2/dropped"));
     requests.extend((0..10).map(|n| Request::new(format!("h2/whole{n}"), &Ask::default())));
     let mut records = connection.load(requests);
     connection.work(Duration::from_millis(50));
@@ -50,7 +51,8 @@ fn aborts_by_reset() {
     let outcomes: Vec<_> = records.iter().map(|r| (r.outcome, r.phase)).collect();
     assert_eq!(outcomes[0], ("client_disconnect", Some("before_first_token")));
     assert_eq!(outcomes[1], ("client_disconnect", Some("mid_stream")));
-    assert!(outcomes[2..].iter().all(|outcome| *outcome == ("success", None)));
+    assert_eq!(outcomes[2], ("server_disconnect", None));
+    assert!(outcomes[3..].iter().all(|outcome| *outcome == ("success", None)));
     let metrics = agent.wait_for_requests("server", records.len());
     let entries = agent.stop();
     assert_same(&records, &entries);
