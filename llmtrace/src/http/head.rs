@@ -43,6 +43,7 @@ pub struct ResponseHead<'a> {
     /// The x of HTTP/1.x.
     pub minor: u8,
     pub content_type: Option<&'a str>,
+    /// With the transfer codings that the framing does not undo.
     pub content_encoding: Option<&'a str>,
     /// The protocol that a 101 switches to.
     pub upgrade: Option<&'a str>,
@@ -109,6 +110,8 @@ struct Fields<'a> {
     keep_alive: bool,
     length: Option<u64>,
     coding: Coding,
+    /// Transfer codings besides `chunked`.
+    transfer: Option<&'a str>,
 }
 
 /// What `Transfer-Encoding` says.
@@ -154,6 +157,14 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
                     true => Coding::Chunked,
                     false => Coding::Other,
                 };
+                let all = text().unwrap_or(UNREADABLE);
+                let rest = match f.coding {
+                    Coding::Chunked => all.rsplit_once(',').map_or("", |(rest, _)| rest.trim()),
+                    _ => all,
+                };
+                if !rest.is_empty() {
+                    f.transfer = Some(if f.transfer.is_none() { rest } else { UNREADABLE });
+                }
             }
             24 if is("sec-websocket-extensions") => f.websocket_extensions = text(),
             _ => {}
@@ -162,8 +173,15 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
     if f.length.is_some() && f.coding != Coding::None {
         return Err(H1Error::BadLength);
     }
+    // To a reader the two kinds of coding are one.
+    if let Some(transfer) = f.transfer {
+        f.content_encoding = Some(f.content_encoding.map_or(transfer, |_| UNREADABLE));
+    }
     Ok(f)
 }
+
+/// In the place of a coding that cannot be undone.
+const UNREADABLE: &str = "unreadable";
 
 fn has_token(value: &[u8], token: &str) -> bool {
     value.split(|&b| b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))

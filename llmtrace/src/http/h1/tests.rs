@@ -284,3 +284,19 @@ fn loose_but_clear() {
     let bytes = b"HTTP/1.1 200\ntransfer-encoding: Chunked\n\n5 ; a=\"b\"\nhello\n0\nx: y\n\n";
     assert_eq!(responses(&[Asked::Other], bytes), ["200", "\"hello", "end"]);
 }
+
+#[test]
+fn transfer_codings_beside_chunked_are_content_codings() {
+    for (fields, expected) in [
+        ("transfer-encoding: gzip, chunked", Some("gzip")),
+        ("Transfer-Encoding: gzip\r\ntransfer-encoding: chunked", Some("gzip")),
+        ("transfer-encoding: br , gzip,chunked", Some("br , gzip")),
+        ("transfer-encoding: gzip, chunked\r\ncontent-encoding: br", Some("unreadable")),
+        ("transfer-encoding: chunked\r\ncontent-encoding: br", Some("br")),
+        ("transfer-encoding: chunked", None),
+    ] {
+        let bytes = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let (head, _) = crate::http::head::response(bytes.as_bytes()).unwrap().unwrap();
+        assert_eq!((head.framing, head.content_encoding), (Framing::Chunked, expected), "{fields}");
+    }
+}
