@@ -7,9 +7,7 @@ use aya_ebpf::{
 };
 use llmtrace_common::{
     config::{Cgroup, Loss, Socket, loss},
-    limits::{
-        GATHER, MAX_ARRIVALS, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS,
-    },
+    limits::{GATHER, MAX_ARRIVALS, MAX_CGROUPS, MAX_PORTS, MAX_SOCKETS, MAX_TARGETS, STASH_SLOTS},
     record::Header,
 };
 

@@ -70,12 +70,7 @@ pub fn of_message<A: Access>(msg: u64) -> Option<(Memory, u64)> {
     } else if kind == ITER_UBUF_KIND.load() {
         // Not added up here: to some verifiers this is a typed pointer as long as it is in a
         // register.
-        Memory {
-            base: A::get(msg, &ITER_UBUF)?,
-            skip: offset,
-            count: 1,
-            place: place::BUFFER,
-        }
+        Memory { base: A::get(msg, &ITER_UBUF)?, skip: offset, count: 1, place: place::BUFFER }
     } else {
         Memory::OPAQUE
     };

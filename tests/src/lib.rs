@@ -7,6 +7,7 @@ pub mod client;
 pub mod clock;
 pub mod compare;
 pub mod fork;
+pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mix;

@@ -171,9 +171,26 @@ impl Server {
     /// The ASGI application on uvicorn, with `loop` and `http` as its command line has them.
     #[track_caller]
     pub fn uvicorn(event_loop: &str, http: &str) -> Self {
+        Self::uvicorn_of("asgi:app", event_loop, http)
+    }
+
+    /// The same behind content codings.
+    #[track_caller]
+    pub fn coded() -> Self {
+        Self::uvicorn_of("coded:app", "uvloop", "httptools")
+    }
+
+    /// A Realtime API over WebSockets, on uvicorn.
+    #[track_caller]
+    pub fn realtime() -> Self {
+        Self::uvicorn_of("realtime:app", "uvloop", "httptools")
+    }
+
+    #[track_caller]
+    fn uvicorn_of(app: &str, event_loop: &str, http: &str) -> Self {
         let port = free_port();
         let mut command = Command::new(paths::python());
-        command.args(["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1"]);
+        command.args(["-m", "uvicorn", app, "--host", "127.0.0.1"]);
         command.args(["--log-level", "critical", "--no-access-log"]);
         command.args(["--timeout-keep-alive", "60"]);
         command.args(["--loop", event_loop, "--http", http]);
@@ -203,15 +220,35 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// The gRPC server of `fixtures/apps`, on gRPC's C core.
+    #[track_caller]
+    pub fn grpc() -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.arg(paths::app("grpc_server.py")).arg(port.to_string());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// nginx, as a proxy in front of `upstream`; serves from a worker process.
     #[track_caller]
     pub fn nginx(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, "")
+    }
+
+    /// The same for clients that speak HTTP/2.
+    #[track_caller]
+    pub fn nginx_h2(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, " http2")
+    }
+
+    #[track_caller]
+    fn nginx_with(upstream: &Self, listen: &str) -> Self {
         let port = free_port();
         let dir = TempDir::new();
         let template = fs::read_to_string(paths::app("nginx.conf.in")).expect("a fixture");
         let conf = template
             .replace("@DIR@", &dir.path().to_string_lossy())
-            .replace("@PORT@", &port.to_string())
+            .replace("@PORT@", &format!("{port}{listen}"))
             .replace("@UPSTREAM@", &format!("127.0.0.1:{}", upstream.port()));
         fs::write(dir.join("nginx.conf"), conf).expect("a temporary file");
         let mut command = Command::new("nginx");

@@ -17,11 +17,11 @@ use crate::{
     emit::copy::segment,
     kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
-        ARRIVALS, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET, SOCK_NUM,
-        SCRATCH, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKETS,
-        TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED, TCP_BYTES_RECEIVED,
-        TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN,
-        UNIX_ADDRESS_NAME,
+        ARRIVALS, NET_INUM, PORTS, SCRATCH, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET,
+        SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR,
+        SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED,
+        TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR,
+        UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
     },
     memory::{Memory, place},
 };
@@ -226,6 +226,8 @@ fn guess(memory: &Memory) -> u32 {
     match &word {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
         | b"PRI " | b"HTTP" => 0,
+        // An HTTP/2 server may speak first: its settings.
+        [0, 0, _, 4] => 0,
         [0x16, 0x03, ..] => sniff::TLS,
         _ => sniff::OTHER,
     }

@@ -298,11 +298,7 @@ fn exit<L: Loops>(ctx: &RawTracePointContext) {
 /// A read of a target whose entry nobody saw: it was waiting already when the agent came, as the
 /// threads of a blocking server do on idle connections. The registers still hold its arguments.
 #[inline(always)]
-fn read_under_way(
-    ctx: &RawTracePointContext,
-    pid: u32,
-    tid: u32,
-) -> Option<&'static mut Stash> {
+fn read_under_way(ctx: &RawTracePointContext, pid: u32, tid: u32) -> Option<&'static mut Stash> {
     let regs: u64 = ctx.arg(0);
     let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
     if class_of(nr) != class::READS {

@@ -21,7 +21,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cli::DemoArgs, metrics::Metrics, probe::target::Wanted, run::{Agent, KernelOptions}};
+use crate::{
+    cli::DemoArgs,
+    metrics::Metrics,
+    probe::target::Wanted,
+    run::{Agent, KernelOptions},
+};
 use compare::{Comparison, Traced};
 use server::ServerRecord;
 

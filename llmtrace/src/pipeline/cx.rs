@@ -1,10 +1,10 @@
 //! What a connection's state needs of the pipeline while it handles one record.
 
-use super::counts::{Counts, Resync, Verdict};
-use super::link::Pending;
+use super::counts::{Counts, Lost, Resync, Verdict};
+use super::pending::Pending;
 use super::{Sink, label};
 use crate::conn::Peer;
-use crate::llm::{Exchange, Outcome, Role, Settings};
+use crate::llm::{Exchange, Finished, Outcome, Role, Settings};
 use crate::record::Open;
 
 /// What is known of the connection.
@@ -49,12 +49,17 @@ impl<K: Sink> Cx<'_, K> {
         };
         self.counts.finished += 1;
         let finished = pending.exchange.finish();
+        self.over(&finished, pending.lost, peer);
+    }
+
+    /// An LLM exchange is over.
+    pub fn over(&mut self, finished: &Finished, lost: Option<Lost>, peer: &Peer) {
         if finished.outcome == Outcome::Incomplete {
-            self.counts.incomplete(pending.lost);
+            self.counts.incomplete(lost);
         }
         let drops = finished.drops;
         self.counts.resyncs(Resync::LongEvent, drops.long_events);
         self.counts.resyncs(Resync::BadFrame, drops.bad_frames);
-        self.sink.finished(&finished, peer);
+        self.sink.finished(finished, peer);
     }
 }

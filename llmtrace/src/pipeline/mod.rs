@@ -11,11 +11,17 @@
 
 mod counts;
 mod cx;
-mod flow;
+mod early;
+mod ending;
+mod h1;
+mod h2;
 mod label;
 mod link;
+mod pending;
+mod start;
 #[cfg(test)]
 mod tests;
+mod ws;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,12 +36,12 @@ use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
 use crate::llm::{Finished, Role, Settings};
 use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Process, Record, SockId};
 use cx::{Cx, Meta};
-use link::{Link, Side};
+use link::Link;
 
 /// Response bytes of one connection that wait for their request.
 pub const EARLY_BYTES: usize = 64 * 1024;
 /// Bytes of a connection joined in its middle, in each of both directions, without a request line:
-/// no HTTP/1. One direction alone may be the rest of a long message, so it may have more.
+/// no HTTP. One direction alone may be the rest of a long message, so it may have more.
 pub const JOINED_BYTES: u64 = 64 * 1024;
 pub const JOINED_ONE_WAY_BYTES: u64 = 16 * 1024 * 1024;
 /// After a loss among pipelined requests, this long without a response byte sets things right.
@@ -144,9 +150,7 @@ impl Pipeline {
         while let Some(end) = self.ends.pop_front() {
             self.apply(end.id, end.at, end.reason, sink);
         }
-        let open =
-            |e: &Entry<Link>| e.state.flow.open.iter().filter(|p| p.exchange.is_llm()).count();
-        self.counts.still_open += self.table.iter().map(open).sum::<usize>() as u64;
+        self.counts.still_open += self.table.iter().map(|e| e.state.open()).sum::<usize>() as u64;
         let conn = self.table.counts();
         self.table = Table::default().ranked(Link::rank);
         self.table.shared.counts = conn;
@@ -178,7 +182,7 @@ impl Pipeline {
             self.late(sink);
         }
         let (slot, entry, shared) = self.table.touch(data);
-        if entry.state.side == Side::Silent {
+        if entry.state.is_silent() {
             return self.ignored(slot);
         }
         let from_birth = entry.from_birth;
@@ -244,7 +248,7 @@ impl Pipeline {
             self.unix.remove(&entry.id);
             let now = self.now;
             let (.., link, mut cx) = parts(&mut entry, &self.settings, &mut self.counts, sink);
-            link.flow.lose_all(now, Lost::Evicted, &mut cx);
+            link.lose_all(now, Lost::Evicted, &mut cx);
         }
     }
 
@@ -274,12 +278,12 @@ impl Pipeline {
         let Some((entry, shared)) = self.table.get(slot) else { return };
         entry.read.discard(shared);
         entry.write.discard(shared);
-        if entry.state.side == Side::Silent {
+        if entry.state.is_silent() {
             return;
         }
         self.counts.verdict(verdict);
         let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        link.flow.lose_all(now, Lost::Silenced, &mut cx);
+        link.lose_all(now, Lost::Silenced, &mut cx);
         link.silence();
     }
 

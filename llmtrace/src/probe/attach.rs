@@ -122,9 +122,7 @@ fn load(ebpf: &mut Ebpf, types: &mut KernelTypes, a: &Attachment) -> Result<(), 
 
 fn attach(ebpf: &mut Ebpf, a: &Attachment) -> Result<(), String> {
     let attached = match a.hook {
-        Hook::RawTracepoint(at) => {
-            program::<RawTracePoint>(ebpf, a.program)?.attach(at).map(drop)
-        }
+        Hook::RawTracepoint(at) => program::<RawTracePoint>(ebpf, a.program)?.attach(at).map(drop),
         Hook::BtfTracepoint(_) => program::<BtfTracePoint>(ebpf, a.program)?.attach().map(drop),
         Hook::Fentry(_) => program::<FEntry>(ebpf, a.program)?.attach().map(drop),
         Hook::Fexit(_) => program::<FExit>(ebpf, a.program)?.attach().map(drop),

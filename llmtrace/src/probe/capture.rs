@@ -175,9 +175,9 @@ impl Capture {
         };
         self.on_unix = plan.on_unix;
         // After the hooks: a read that begins now is theirs.
-        self.at_start = plan.at_start.filter(|attachment| {
-            attach::one(&mut self.ebpf, &mut types, attachment).is_ok()
-        });
+        self.at_start = plan
+            .at_start
+            .filter(|attachment| attach::one(&mut self.ebpf, &mut types, attachment).is_ok());
         Ok(Chosen { hooks: plan.hooks, refused, missing })
     }
 

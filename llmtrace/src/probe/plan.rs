@@ -186,9 +186,7 @@ fn variant(features: &Features, looped: &'static str, unrolled: &'static str) ->
 /// Hooks on functions do not see the return of a call that was under way before them.
 fn reads(features: &Features) -> Option<Attachment> {
     let program = variant(features, "sys_exit_reads", "sys_exit_reads_unrolled");
-    features
-        .has_tracepoint("sys_exit")
-        .then(|| wanted(program, Hook::RawTracepoint("sys_exit")))
+    features.has_tracepoint("sys_exit").then(|| wanted(program, Hook::RawTracepoint("sys_exit")))
 }
 
 fn functions(features: &Features, names: &[&str]) -> Result<(), String> {
@@ -410,9 +408,7 @@ mod tests {
         for plan in plan(&full(), Choice::Auto).0.iter().chain(&plan(&old(), Choice::Auto).0) {
             for (i, entry) in plan.attachments.iter().enumerate() {
                 let (Hook::Fentry(at) | Hook::Kprobe(at)) = entry.hook else { continue };
-                let is_return = |a: &Attachment| {
-                    matches!(a.hook, Hook::Fexit(f) | Hook::Kretprobe(f) if f == at)
-                };
+                let is_return = |a: &Attachment| matches!(a.hook, Hook::Fexit(f) | Hook::Kretprobe(f) if f == at);
                 let after = plan.attachments[i..].iter().any(is_return);
                 assert!(!after, "{at} of {:?}", plan.hooks);
             }
@@ -421,9 +417,8 @@ mod tests {
 
     #[test]
     fn arrival_falls_back_to_a_kprobe() {
-        let has = |features: &Features, program| {
-            lifecycle(features).iter().any(|a| a.program == program)
-        };
+        let has =
+            |features: &Features, program| lifecycle(features).iter().any(|a| a.program == program);
         assert!(has(&full(), "sk_data_ready"));
         assert!(has(&old(), "sock_def_readable"));
         let neither = Features { kprobes: false, ..old() };

@@ -120,12 +120,33 @@ pub enum Process {
 pub enum Record<'a> {
     Open(Open),
     Data(Data<'a>),
-    End { id: SockId, pid: u32, at: Ns, reason: EndReason },
-    Silenced { id: SockId, pid: u32, at: Ns, sniffed: Sniffed },
+    End {
+        id: SockId,
+        pid: u32,
+        at: Ns,
+        reason: EndReason,
+    },
+    Silenced {
+        id: SockId,
+        pid: u32,
+        at: Ns,
+        sniffed: Sniffed,
+    },
     /// What the next read takes had waited in the socket since `arrived`.
-    Arrived { id: SockId, arrived: Ns, at: Ns },
+    Arrived {
+        id: SockId,
+        arrived: Ns,
+        at: Ns,
+    },
     /// From `at` on the socket takes no more: its peer reads too slowly. `taken` is what the
     /// write still moved.
-    Refused { id: SockId, at: Ns, taken: u32 },
-    Process { at: Ns, event: Process },
+    Refused {
+        id: SockId,
+        at: Ns,
+        taken: u32,
+    },
+    Process {
+        at: Ns,
+        event: Process,
+    },
 }

@@ -1,43 +1,66 @@
-//! From parser events to exchanges: the part of a connection's state that both directions share.
+//! From parser events to exchanges.
 
-use super::counts::{Lost, Resync};
-use super::cx::Cx;
-use super::link::{Flow, Pending};
-use super::{QUIET_NS, Sink};
+use std::collections::VecDeque;
+
+use crate::http::ws::Extensions;
 use crate::http::{
-    Asked, Event, MAX_PIPELINE, RequestEvent, RequestHead, ResponseEvent, ResponseParser,
+    Event, MAX_PIPELINE, RequestEvent, RequestHead, ResponseEvent, ResponseHead, ResponseParser,
 };
-use crate::llm::{Exchange, Role};
+use crate::llm::Exchange;
+use crate::llm::dialect::realtime::{self, Session};
+use crate::pipeline::counts::{Lost, Resync};
+use crate::pipeline::cx::Cx;
+use crate::pipeline::link::{Shared, To};
+use crate::pipeline::pending::Pending;
+use crate::pipeline::{EARLY_BYTES, QUIET_NS, Sink};
 use crate::record::Ns;
 
-impl Pending {
-    /// Bytes of this exchange are missing or could not be read.
-    fn lose(&mut self, t: Ns, reason: Lost) {
-        if self.lost.is_none() {
-            self.lost = Some(reason);
-            self.exchange.lost(t);
-        }
-    }
+/// The part of the state that both directions share.
+#[derive(Debug, Default)]
+pub(in crate::pipeline) struct Flow {
+    /// Exchanges whose response is not over, the oldest first. Boxed: an idle connection holds
+    /// none, and the queue of one that had some stays small.
+    pub open: VecDeque<Box<Pending>>,
+    /// The request parser is inside the request of the newest of them.
+    pub sending: bool,
+    /// Exchanges ever begun.
+    pub begun: u64,
+    /// Requests were sent before the response to the one before.
+    pub pipelined: bool,
+    /// A loss on a pipelined connection: nobody knows any more which response is whose.
+    pub confused: bool,
+    pub request_start: Ns,
+    pub response_start: Ns,
+    /// The last byte of a response.
+    pub response_last: Ns,
+    pub failed: Option<(Lost, Resync)>,
+    pub tunnel: bool,
+    /// The newest request asks for another protocol.
+    pub asks_for_another: bool,
+    /// What it asks for, where that matters here.
+    session: Option<Box<Session>>,
+    /// The protocol from here on.
+    pub switch: Option<Box<To>>,
+    /// A response ended in this call.
+    pub ended: bool,
 }
 
 impl Flow {
     #[inline]
-    pub(super) fn on_request<K: Sink>(
+    pub(in crate::pipeline) fn on_request<K: Sink>(
         &mut self,
         event: &RequestEvent<'_>,
         t: Ns,
+        shared: &mut Shared,
         response: &mut ResponseParser,
         cx: &mut Cx<'_, K>,
     ) {
         match event {
             Event::Start => self.request_start = t,
-            Event::Head(head) => self.begin(head, t, response, cx),
+            Event::Head(head) => self.begin(head, t, shared, response, cx),
             Event::Body(bytes) => {
                 if let Some(p) = self.sent() {
-                    p.exchange.request_body(bytes);
-                    if p.peer.is_none() && p.exchange.is_llm() {
-                        self.started(cx);
-                    }
+                    p.request_body(bytes, shared, cx);
                 }
             }
             Event::Gap(_) => {
@@ -53,12 +76,12 @@ impl Flow {
             }
             Event::Error(e) => self.failed = Some((Lost::RequestError, (*e).into())),
             Event::Lost => self.failed = Some((Lost::RequestGap, Resync::Gap)),
-            Event::Interim(_) | Event::Truncated | Event::Tunnel => {}
+            Event::Interim(_) | Event::Truncated | Event::Tunnel | Event::Other(_) => {}
         }
     }
 
     #[inline]
-    pub(super) fn on_response<K: Sink>(
+    pub(in crate::pipeline) fn on_response<K: Sink>(
         &mut self,
         event: &ResponseEvent<'_>,
         t: Ns,
@@ -67,14 +90,17 @@ impl Flow {
         match event {
             Event::Body(bytes) => {
                 if let Some(p) = self.open.front_mut() {
-                    p.exchange.response_body(t, bytes);
+                    p.response_body(t, bytes);
                 }
             }
             Event::Start => self.response_start = t,
             Event::Head(head) => {
+                if self.asks_for_another && self.open.len() == 1 {
+                    self.answered(head);
+                }
                 let start = self.response_start;
                 if let Some(p) = self.open.front_mut() {
-                    p.exchange.response_head(start, head);
+                    p.response_head(start, head);
                 }
             }
             Event::Gap(_) => {
@@ -83,22 +109,16 @@ impl Flow {
                 }
             }
             Event::End => self.response_end(t, cx),
-            Event::Tunnel => {
-                self.tunnel = true;
-                self.response_end(t, cx);
+            Event::Tunnel => self.tunneled(t, cx),
+            Event::Other(bytes) => {
+                let Some(switch) = &mut self.switch else { return };
+                let (To::WebSocket { rest, .. } | To::Http2 { rest, .. }) = &mut **switch;
+                // No more than one piece, so this loses nothing.
+                rest.extend_from_slice(&bytes[..bytes.len().min(EARLY_BYTES - rest.len())]);
             }
             Event::Error(e) => self.failed = Some((Lost::ResponseError, (*e).into())),
             Event::Lost => self.failed = Some((Lost::ResponseGap, Resync::Gap)),
             Event::Interim(_) | Event::Truncated => {}
-        }
-    }
-
-    /// The body of the request that is being sent showed that it is a call of an LLM.
-    #[cold]
-    fn started<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
-        let role = self.role.unwrap_or(Role::Server);
-        if let Some(pending) = self.open.back_mut() {
-            pending.peer = Some(cx.started(role, &mut self.peer, &pending.exchange));
         }
     }
 
@@ -111,18 +131,17 @@ impl Flow {
         &mut self,
         head: &RequestHead<'_>,
         t: Ns,
+        shared: &mut Shared,
         response: &mut ResponseParser,
         cx: &mut Cx<'_, K>,
     ) {
-        let role = self.role.unwrap_or(Role::Server);
-        let asked = Asked::of(head.method);
         let start = self.request_start;
-        let mut exchange = Exchange::start(cx.settings, role, start, head);
-        let peer = exchange.is_llm().then(|| cx.started(role, &mut self.peer, &exchange));
-        if let (Role::Server, Some(left)) = (role, self.peer_left) {
-            exchange.client_left(left.max(start));
+        let mut pending = Pending::begin(head, start, shared, cx);
+        let asked = pending.asked;
+        if head.upgrade {
+            self.asks_for_another = true;
+            self.session = realtime::classify(head).map(Box::new);
         }
-        let mut pending = Box::new(Pending { exchange, asked, peer, lost: None });
         self.begun += 1;
         if self.open.is_empty() {
             self.pipelined = false;
@@ -149,6 +168,38 @@ impl Flow {
         self.sending = true;
     }
 
+    /// The answer to a request for another protocol.
+    #[cold]
+    fn answered(&mut self, head: &ResponseHead<'_>) {
+        self.asks_for_another = false;
+        let session = self.session.take();
+        let upgrade = head.upgrade.filter(|_| head.status == 101).unwrap_or("");
+        let rest = Vec::new();
+        self.switch = if upgrade.eq_ignore_ascii_case("h2c") {
+            Some(Box::new(To::Http2 { first: None, rest }))
+        } else if upgrade.eq_ignore_ascii_case("websocket")
+            && let Some(session) = session
+            && let Some(extensions) = Extensions::parse(head.websocket_extensions)
+        {
+            Some(Box::new(To::WebSocket { session, extensions, rest }))
+        } else {
+            None
+        };
+    }
+
+    #[cold]
+    fn tunneled<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
+        self.tunnel = true;
+        if let Some(To::Http2 { first, .. }) = self.switch.as_deref_mut() {
+            // The request is answered as the first stream.
+            *first = self.open.pop_front();
+            self.sending = false;
+            self.ended = true;
+        } else {
+            self.response_end(t, cx);
+        }
+    }
+
     fn response_end<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
         if let Some(p) = self.open.front_mut() {
             p.exchange.response_end(t);
@@ -162,12 +213,14 @@ impl Flow {
         if self.open.is_empty() {
             // An answer before the end of its request: what is still sent belongs to nothing.
             self.sending = false;
+            self.asks_for_another = false;
+            self.session = None;
         }
         cx.finished(*pending);
     }
 
     /// Ends every open exchange in one way.
-    pub(super) fn finish_all<K: Sink>(
+    pub(in crate::pipeline) fn finish_all<K: Sink>(
         &mut self,
         cx: &mut Cx<'_, K>,
         mut how: impl FnMut(&mut Exchange),
@@ -179,7 +232,12 @@ impl Flow {
     }
 
     /// Ends every open exchange as incomplete.
-    pub(super) fn lose_all<K: Sink>(&mut self, t: Ns, reason: Lost, cx: &mut Cx<'_, K>) {
+    pub(in crate::pipeline) fn lose_all<K: Sink>(
+        &mut self,
+        t: Ns,
+        reason: Lost,
+        cx: &mut Cx<'_, K>,
+    ) {
         while let Some(pending) = self.open.front_mut() {
             pending.lose(t, reason);
             self.finish_oldest(cx);
@@ -189,7 +247,7 @@ impl Flow {
     /// The request direction cannot be followed up to its next message. What was being sent is
     /// incomplete; its response will still come, and those before it are whole.
     #[cold]
-    pub(super) fn request_failed<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
+    pub(in crate::pipeline) fn request_failed<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
         let Some((lost, resync)) = self.failed.take() else { return };
         cx.counts.resync(resync);
         if let Some(p) = self.sent() {
@@ -201,7 +259,7 @@ impl Flow {
     /// The response direction cannot be followed up to its next message, and what was missed may
     /// have been the end of any open response.
     #[cold]
-    pub(super) fn response_failed<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
+    pub(in crate::pipeline) fn response_failed<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
         let Some((lost, resync)) = self.failed.take() else { return };
         cx.counts.resync(resync);
         self.confused |= self.pipelined || self.open.len() > 1;
