@@ -7,6 +7,10 @@ use wildmatch::WildMatch;
 
 use crate::probe::target::Wanted;
 
+mod recordings;
+
+pub use recordings::{Form, RecordArgs, ReplayArgs};
+
 /// Trace LLM servers with eBPF: time to first token, inter-token latency, throughput, tokens and
 /// errors of every request, without touching the server.
 #[derive(Debug, Parser)]
@@ -20,6 +24,10 @@ pub struct Cli {
 pub enum Command {
     /// Trace servers on this machine and serve Prometheus metrics.
     Run(RunArgs),
+    /// Write the traffic of LLM servers to a pcapng file, by default without prompts and answers.
+    Record(RecordArgs),
+    /// Find the LLM requests in a recording, or in any capture of tcpdump or Wireshark.
+    Replay(ReplayArgs),
     /// Start a small LLM server and clients, trace them with real eBPF and compare.
     Demo(DemoArgs),
 }
@@ -41,15 +49,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which processes are traced; without any, whatever listens.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  llmtrace run                               every process that listens, as it comes
-  llmtrace run --pid 1234                    one server and its children
-  llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
-  curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
-
-Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
-pub struct RunArgs {
+pub struct TargetArgs {
     /// Trace this process and its children. May be given several times.
     #[arg(long, value_name = "N", env = "LLMTRACE_PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
@@ -68,6 +70,19 @@ pub struct RunArgs {
     /// Trace every process, clients too.
     #[arg(long, env = "LLMTRACE_ALL")]
     pub all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmtrace run                               every process that listens, as it comes
+  llmtrace run --pid 1234                    one server and its children
+  llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
+  curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
+
+Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub targets: TargetArgs,
     /// How to capture.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_BACKEND")]
     pub backend: Backend,
@@ -94,7 +109,7 @@ fn ring_mib(text: &str) -> Result<u32, String> {
     }
 }
 
-impl RunArgs {
+impl TargetArgs {
     /// The processes that the flags name.
     pub fn wanted(&self) -> Wanted {
         let globs = |list: &[String]| list.iter().map(|g| WildMatch::new(g)).collect();
