@@ -100,7 +100,12 @@ impl Tap for File {
 pub fn run(args: &RecordArgs) -> Result<()> {
     let wanted = args.targets.wanted();
     let described = wanted.describe();
-    let log = args.request_log.as_deref().map(open_log).transpose()?;
+    let mut log = args.request_log.as_deref().map(open_log).transpose()?;
+    // One clock for both, so that a replay says the same.
+    let offset = wall_offset();
+    if let Some(log) = &mut log {
+        log.set_wall_offset(offset);
+    }
     let metrics = Metrics::new(Metrics::itl_bounds());
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(stop.clone())?;
@@ -109,7 +114,7 @@ pub fn run(args: &RecordArgs) -> Result<()> {
     let contents = if args.payload { Contents::Payload } else { Contents::Redacted };
     let state = Rc::new(State::default());
     let out = BufWriter::with_capacity(BUFFER, create(&args.output)?);
-    let writer = Writer::new(out, wall_offset(), contents).with_context(|| cannot(&args.output))?;
+    let writer = Writer::new(out, offset, contents).with_context(|| cannot(&args.output))?;
     let redactor = (contents == Contents::Redacted).then(Redactor::default);
     agent.tap(Box::new(File { writer, redactor, state: state.clone() }));
     let what = if args.payload { "payload" } else { "redacted" };

@@ -14,6 +14,7 @@ pub mod net;
 pub mod paths;
 pub mod plan;
 pub mod process;
+pub mod recording;
 pub mod servers;
 pub mod sse;
 pub mod stack;

@@ -1,7 +1,7 @@
 //! TCP/IP framing for bytes that were captured above it: addresses, ports, sequence numbers.
 //!
-//! A TCP connection keeps its own sequence numbers, so what is missing shows as missing. A unix
-//! socket gets addresses of the range that is set aside for benchmarks (RFC 2544).
+//! Sequence numbers follow the positions of the records, each direction from 1, so what is missing
+//! shows as missing. A unix socket gets addresses of the range for benchmarks (RFC 2544).
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -38,10 +38,18 @@ struct Framed {
     remote: SocketAddr,
     /// The next sequence number of what this side sends, and of what the peer sends.
     next: [u32; 2],
-    known: [bool; 2],
+    /// What to add to a position for its sequence number; None before the first.
+    shift: [Option<u32>; 2],
     fresh: bool,
-    begun: bool,
-    comment: String,
+    first: Option<First>,
+}
+
+/// What goes with the first packet of a connection.
+#[derive(Debug)]
+pub struct First {
+    pub comment: String,
+    /// The record that announced it, as the value of an option.
+    pub announcement: Option<Vec<u8>>,
 }
 
 /// All connections' framing.
@@ -60,7 +68,7 @@ fn sender(direction: Direction) -> usize {
 }
 
 impl Frames {
-    pub fn open(&mut self, open: &Open) {
+    pub fn open(&mut self, open: &Open, announcement: Vec<u8>) {
         let (local, remote) = match (&open.local, &open.remote) {
             (Address::Ip(local), Address::Ip(remote)) => (*local, *remote),
             _ => self.unix(),
@@ -76,7 +84,8 @@ impl Frames {
         if !open.fresh {
             comment.push_str(", already open when the recording began");
         }
-        self.insert(open.id, Framed::new(local, remote, open.fresh, comment));
+        let first = First { comment, announcement: Some(announcement) };
+        self.insert(open.id, Framed::new(local, remote, open.fresh, first));
     }
 
     /// Addresses for what has none.
@@ -92,7 +101,10 @@ impl Frames {
     fn insert(&mut self, id: SockId, framed: Framed) {
         if self.map.len() >= MAX_FRAMED && !self.map.contains_key(&id) {
             // The kernel side forgets sockets at the same number, and announces them again.
-            self.map.clear();
+            self.map.retain(|_, framed| framed.first.is_some());
+            if self.map.len() >= MAX_FRAMED {
+                self.map.clear();
+            }
         }
         self.map.insert(id, Box::new(framed));
     }
@@ -105,42 +117,47 @@ impl Frames {
         if !self.map.contains_key(&id) {
             let (local, remote) = self.unix();
             let comment = "end points unknown: the record that announced them was lost".into();
-            self.insert(id, Framed::new(local, remote, false, comment));
+            let first = First { comment, announcement: None };
+            self.insert(id, Framed::new(local, remote, false, first));
         }
         self.map.get_mut(&id).expect("inserted above if it was not there")
     }
 
-    /// Places a piece; calls `handshake` with the packets that go before a first one.
-    /// Returns what to say of it.
+    /// The packet of a piece, and those of the handshake that go before a first one. Returns what
+    /// goes with the first of them.
     pub fn data(
         &mut self,
         data: &Data<'_>,
         packet: &mut Vec<u8>,
-        mut handshake: impl FnMut(&[u8]),
-    ) -> Option<String> {
+        handshake: &mut Vec<Vec<u8>>,
+    ) -> Option<First> {
+        handshake.clear();
         let framed = self.framed(data.id);
         let who = sender(data.direction);
         let at = match data.position {
             Position::Seq32(n) => n,
-            // As on a connection whose first sequence number was 0.
-            Position::Count(n) => (n as u32).wrapping_add(1),
+            Position::Count(n) => n as u32,
         };
-        if !framed.known[who] || data.reset {
-            framed.next[who] = at;
-            framed.known[who] = true;
+        if data.reset {
+            framed.shift[who] = None;
         }
-        let comment = (!framed.begun).then(|| std::mem::take(&mut framed.comment));
-        if !framed.begun && framed.fresh {
-            // The other direction's first number does not matter before it has sent.
-            framed.begin(who, packet, &mut handshake);
+        let next = framed.next[who];
+        let at = at.wrapping_add(*framed.shift[who].get_or_insert(next.wrapping_sub(at)));
+        let first = framed.first.take();
+        if first.is_some() && framed.fresh {
+            framed.begin(who, handshake);
         }
-        framed.begun = true;
         framed.write(who, Sort::Data, at, &data.bytes[..data.bytes.len().min(MAX_PAYLOAD)], packet);
         let end = at.wrapping_add(data.len.max(data.bytes.len() as u32));
         if end.wrapping_sub(framed.next[who]).cast_signed() > 0 {
             framed.next[who] = end;
         }
-        comment
+        first
+    }
+
+    /// The announcement of a connection, if no packet has carried it.
+    pub fn announcement(&mut self, id: SockId) -> Option<Vec<u8>> {
+        self.map.get_mut(&id)?.first.as_mut()?.announcement.take()
     }
 
     /// A FIN or RST of one side.
@@ -156,15 +173,16 @@ impl Frames {
 }
 
 impl Framed {
-    fn new(local: SocketAddr, remote: SocketAddr, fresh: bool, comment: String) -> Self {
-        Self { local, remote, next: [1; 2], known: [false; 2], fresh, begun: false, comment }
+    fn new(local: SocketAddr, remote: SocketAddr, fresh: bool, first: First) -> Self {
+        Self { local, remote, next: [1; 2], shift: [None; 2], fresh, first: Some(first) }
     }
 
-    fn begin(&mut self, who: usize, packet: &mut Vec<u8>, handshake: &mut impl FnMut(&[u8])) {
+    fn begin(&self, who: usize, handshake: &mut Vec<Vec<u8>>) {
         for (who, sort) in [(who, Sort::Syn), (1 - who, Sort::SynAck), (who, Sort::Ack)] {
             let at = self.next[who].wrapping_sub(u32::from(sort != Sort::Ack));
-            self.write(who, sort, at, &[], packet);
-            handshake(packet);
+            let mut packet = Vec::new();
+            self.write(who, sort, at, &[], &mut packet);
+            handshake.push(packet);
         }
     }
 

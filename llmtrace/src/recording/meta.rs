@@ -1,13 +1,12 @@
 //! What a recording keeps of a record beside the packet made of it: everything but the payload.
 //!
-//! It is the value of a custom option (or custom block) of pcapng, little-endian whatever the
-//! section is:
+//! It is the value of a custom option of pcapng, little-endian whatever the section is:
 //!
 //! | bytes | |
 //! |---|---|
 //! | 2 | [`MAGIC`] |
 //! | 1 | [`VERSION`] |
-//! | 1 | kind: `llmtrace_common::record::kind`, or [`NAME`], or [`FILE`] |
+//! | 1 | kind: `llmtrace_common::record::kind`, or one of those below |
 //! | 2 | flags: `llmtrace_common::record::flag` |
 //! | 2 | zero |
 //! | 8, 4 | the socket: a token for its address, its generation |
@@ -34,6 +33,10 @@ pub const NAME: u8 = 200;
 pub const FILE: u8 = 201;
 /// In the flags of [`FILE`]: prompts and answers were replaced.
 pub const REDACTED: u16 = 1;
+/// Time passed, to `exit`.
+pub const TICK: u8 = 202;
+/// The run ended, at `exit`.
+pub const STOP: u8 = 203;
 /// Longest text here (a path of a unix socket, a process name).
 const MAX_TEXT: usize = 255;
 

@@ -11,7 +11,6 @@ pub const COMMENT: u16 = 1;
 /// Custom data that is not text and stays valid if the block is copied.
 pub const CUSTOM: u16 = 2989;
 const END: u16 = 0;
-pub const ISB_END_TIME: u16 = 3;
 pub const ISB_RECEIVED: u16 = 4;
 pub const ISB_OS_DROP: u16 = 7;
 
@@ -19,7 +18,6 @@ pub const SECTION: u32 = 0x0A0D_0D0A;
 pub const INTERFACE: u32 = 1;
 pub const STATISTICS: u32 = 5;
 pub const PACKET: u32 = 6;
-pub const CUSTOM_BLOCK: u32 = 0x0BAD;
 
 /// LINKTYPE_RAW: a packet begins with its IP header.
 pub const RAW_IP: u16 = 101;

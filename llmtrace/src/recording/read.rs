@@ -8,6 +8,8 @@ use pcap_parser::{
     Linktype, PcapBlockOwned, PcapError, PcapNGOption, create_reader,
 };
 
+use llmtrace_common::record::kind;
+
 use super::meta::{self, Meta};
 use super::pcapng;
 use crate::record::{Ns, Record};
@@ -62,8 +64,8 @@ pub struct Skipped {
 struct Interface {
     link: Linktype,
     clock: Clock,
-    /// Wall less monotonic, if records lie beside the packets.
-    ours: Option<i64>,
+    /// Records lie beside the packets.
+    ours: bool,
 }
 
 /// How a file counts time.
@@ -223,21 +225,12 @@ impl State {
                     self.skipped.no_interface += 1;
                     return;
                 };
-                if interface.ours.is_some()
-                    && let Some(meta) = ours(&b.options)
-                {
-                    let bytes = payload(b.packet_data()).unwrap_or_default();
-                    match meta.record(bytes) {
-                        Some(record) => on(Found::Record(record)),
-                        None => self.skipped.unknown_records += 1,
-                    }
-                    return;
+                if interface.ours {
+                    // A packet without a record is framing that was made up.
+                    return self.ours(&b.options, b.packet_data(), on);
                 }
-                // A packet without a record in a recording is framing that was made up.
-                if interface.ours.is_none() {
-                    let at = interface.clock.ns(b.ts_high, b.ts_low);
-                    self.packet(interface.link, at, b.packet_data(), b.origlen, on);
-                }
+                let at = interface.clock.ns(b.ts_high, b.ts_low);
+                self.packet(interface.link, at, b.packet_data(), b.origlen, on);
             }
             PcapBlockOwned::Legacy(b) => {
                 let (link, nanos) = self.legacy;
@@ -272,25 +265,22 @@ impl State {
                 if self.interfaces.len() == MAX_INTERFACES {
                     return;
                 }
-                let about = ours(&b.options).filter(|m| m.kind == meta::FILE);
-                let offset = about.map(|m| m.position.cast_signed());
+                let mut about = b.options.iter().filter_map(ours).filter(|m| m.0.kind == meta::FILE);
+                let offset = about.next().map(|m| m.0.position.cast_signed());
                 self.interfaces.push(Interface {
                     link: b.linktype,
                     clock: Clock::of(b.if_tsresol, b.if_tsoffset),
-                    ours: offset,
+                    ours: offset.is_some(),
                 });
                 if let Some(offset) = offset {
                     on(Found::Offset(offset));
                 }
             }
             Block::InterfaceStatistics(b) => {
-                let interface = self.interfaces.get(b.if_id as usize);
-                let Some((i, offset)) = interface.and_then(|i| Some((i, i.ours?))) else { return };
-                let now = i.clock.ns(b.ts_high, b.ts_low).wrapping_add_signed(-offset);
-                let last = b.options.iter().any(|o| o.code.0 == pcapng::ISB_END_TIME);
-                on(if last { Found::Stop(now) } else { Found::Tick(now) });
+                if self.interfaces.get(b.if_id as usize).is_some_and(|i| i.ours) {
+                    self.ours(&b.options, &[], on);
+                }
             }
-            Block::Custom(b) if b.pen == pcapng::PEN => self.custom(b.data, on),
             Block::SimplePacket(b) => {
                 // No time: of no use for what is measured here.
                 let _ = b;
@@ -300,33 +290,44 @@ impl State {
         }
     }
 
-    fn custom(&mut self, data: &[u8], on: &mut impl FnMut(Found<'_>)) {
-        let Some((meta, rest)) = Meta::from_bytes(data) else { return };
-        let more = rest.split_first_chunk::<4>().and_then(|(len, rest)| {
-            rest.get(..u32::from_le_bytes(*len) as usize)
-        });
-        let more = more.unwrap_or_default();
-        if meta.kind == meta::NAME {
-            return on(Found::Name(meta.pid, String::from_utf8_lossy(more).into()));
-        }
-        match meta.record(more) {
-            Some(record) => on(Found::Record(record)),
-            None => self.skipped.unknown_records += 1,
+    /// The records beside a packet, in their order.
+    #[inline]
+    fn ours(
+        &mut self,
+        options: &[PcapNGOption<'_>],
+        packet: &[u8],
+        on: &mut impl FnMut(Found<'_>),
+    ) {
+        for (meta, more) in options.iter().filter_map(ours) {
+            let found = match meta.kind {
+                READ | WRITE => meta.record(payload(packet).unwrap_or_default()).map(Found::Record),
+                meta::TICK => Some(Found::Tick(meta.exit)),
+                meta::STOP => Some(Found::Stop(meta.exit)),
+                meta::NAME => {
+                    Some(Found::Name(meta.pid, String::from_utf8_lossy(more).into_owned()))
+                }
+                _ => meta.record(more).map(Found::Record),
+            };
+            match found {
+                Some(found) => on(found),
+                None => self.skipped.unknown_records += 1,
+            }
         }
     }
 }
 
-/// Our option among those of a block.
+const READ: u8 = kind::READ as u8;
+const WRITE: u8 = kind::WRITE as u8;
+
+/// What an option of ours says, and what follows.
 #[inline]
-fn ours(options: &[PcapNGOption<'_>]) -> Option<Meta> {
-    options.iter().find_map(|option| {
-        if option.code.0 != pcapng::CUSTOM {
-            return None;
-        }
-        // The number is in the section's byte order; ours are little-endian.
-        let value = option.value().strip_prefix(&pcapng::PEN.to_le_bytes())?;
-        Meta::from_bytes(value).map(|(meta, _)| meta)
-    })
+fn ours<'a>(option: &'a PcapNGOption<'_>) -> Option<(Meta, &'a [u8])> {
+    if option.code.0 != pcapng::CUSTOM {
+        return None;
+    }
+    // The number is in the section's byte order; ours are little-endian.
+    let value = option.as_bytes().ok()?.strip_prefix(&pcapng::PEN.to_le_bytes())?;
+    Meta::from_bytes(value)
 }
 
 /// What follows the TCP header of a packet that begins with IP, ours.

@@ -3,10 +3,13 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 
-use super::frame::{Frames, MAX_PAYLOAD, Sort};
+use super::frame::{First, Frames, MAX_PAYLOAD, Sort};
 use super::meta::{self, Meta};
 use super::pcapng::{self, Block};
 use crate::record::{Direction, EndReason, Ns, Record, SockId};
+
+/// Records that may wait for a block: those of a connection that comes and goes are a few.
+const MAX_PENDING: usize = 64;
 
 /// Whether payload is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +29,10 @@ pub struct Writer<W: Write> {
     tokens: RandomState,
     block: Block,
     packet: Vec<u8>,
-    more: Vec<u8>,
+    handshake: Vec<Vec<u8>>,
+    /// Records that no packet shows: options of the next block.
+    pending: Vec<Vec<u8>>,
+    last: Ns,
     records: u64,
     written: u64,
 }
@@ -40,7 +46,9 @@ impl<W: Write> Writer<W> {
             tokens: RandomState::new(),
             block: Block::default(),
             packet: Vec::new(),
-            more: Vec::new(),
+            handshake: Vec::new(),
+            pending: Vec::new(),
+            last: 0,
             records: 0,
             written: 0,
         };
@@ -89,9 +97,7 @@ impl<W: Write> Writer<W> {
         b.option(3, b"reads and writes of sockets");
         // Nanoseconds.
         b.option(9, &[9]);
-        let mut value = pcapng::PEN.to_le_bytes().to_vec();
-        value.extend_from_slice(&about.to_bytes());
-        b.option(pcapng::CUSTOM, &value);
+        b.option(pcapng::CUSTOM, &value(&about));
         self.flush_block()
     }
 
@@ -110,65 +116,77 @@ impl<W: Write> Writer<W> {
 
     /// What a process is called from here on.
     pub fn name(&mut self, pid: u32, name: &str) -> io::Result<()> {
-        let meta = Meta { kind: meta::NAME, pid, ..Meta::default() };
-        self.more.clear();
-        self.more.extend_from_slice(name.as_bytes());
-        self.custom_block(&meta)
+        let mut value = value(&Meta { kind: meta::NAME, pid, ..Meta::default() });
+        value.extend_from_slice(name.as_bytes());
+        self.pend(value)
     }
 
-    /// Time passed, for the pipeline of a replay as it did for that of the run.
+    /// Time passed, for the pipeline of a replay as it did for that of the run. `lost` records
+    /// never came out of the kernel.
     pub fn tick(&mut self, now: Ns, lost: u64, last: bool) -> io::Result<()> {
+        let kind = if last { meta::STOP } else { meta::TICK };
+        let tick = Meta { kind, enter: now, exit: now, ..Meta::default() };
+        self.pending.push(value(&tick));
+        self.statistics(now, Some(lost))
+    }
+
+    /// A block that Wireshark takes notice of without showing a packet.
+    fn statistics(&mut self, now: Ns, lost: Option<u64>) -> io::Result<()> {
         let wall = self.wall(now);
-        let records = self.records;
         let b = &mut self.block;
         b.begin(pcapng::STATISTICS);
         b.u32(0);
         b.time(wall);
-        if last {
-            let mut time = [0; 8];
-            time[..4].copy_from_slice(&((wall >> 32) as u32).to_le_bytes());
-            time[4..].copy_from_slice(&(wall as u32).to_le_bytes());
-            b.option(pcapng::ISB_END_TIME, &time);
+        b.option(pcapng::ISB_RECEIVED, &self.records.to_le_bytes());
+        if let Some(lost) = lost {
+            b.option(pcapng::ISB_OS_DROP, &lost.to_le_bytes());
         }
-        b.option(pcapng::ISB_RECEIVED, &records.to_le_bytes());
-        b.option(pcapng::ISB_OS_DROP, &lost.to_le_bytes());
+        for value in self.pending.drain(..) {
+            b.option(pcapng::CUSTOM, &value);
+        }
         self.flush_block()
+    }
+
+    fn pend(&mut self, value: Vec<u8>) -> io::Result<()> {
+        self.pending.push(value);
+        if self.pending.len() < MAX_PENDING {
+            return Ok(());
+        }
+        self.statistics(self.last, None)
     }
 
     /// One record, in ring order.
     pub fn record(&mut self, record: &Record<'_>) -> io::Result<()> {
         self.records += 1;
         let meta = Meta::of(record, |id| self.tokens.hash_one((id.addr, id.generation)));
+        self.last = self.last.max(meta.exit);
         match record {
             Record::Data(data) => {
                 let at = match data.direction {
                     Direction::Read => data.exit,
                     Direction::Write => data.enter,
                 };
-                let mut packet = std::mem::take(&mut self.packet);
-                let mut before: Vec<Vec<u8>> = Vec::new();
-                let comment =
-                    self.frames.data(data, &mut packet, |syn| before.push(syn.to_vec()));
-                for syn in before {
-                    self.packet(at, &syn, None, None)?;
-                }
-                // What did not fit is a gap, as when the kernel side could not copy it.
+                // The kernel side cuts at a quarter of it.
                 debug_assert!(data.bytes.len() <= MAX_PAYLOAD);
-                let result = self.packet(at, &packet, Some(&meta), comment.as_deref());
-                self.packet = packet;
+                let mut packet = std::mem::take(&mut self.packet);
+                let mut handshake = std::mem::take(&mut self.handshake);
+                let mut first = self.frames.data(data, &mut packet, &mut handshake);
+                for syn in handshake.drain(..) {
+                    self.packet(at, &syn, first.take(), None)?;
+                }
+                let result = self.packet(at, &packet, first, Some(&meta));
+                (self.packet, self.handshake) = (packet, handshake);
                 result
             }
             Record::Open(open) => {
-                self.frames.open(open);
-                self.more.clear();
-                meta::put_open(&mut self.more, open);
-                self.custom_block(&meta)
+                // Carried by the connection's first packet.
+                let mut value = value(&meta);
+                meta::put_open(&mut value, open);
+                self.frames.open(open, value);
+                Ok(())
             }
             Record::End { id, at, reason, .. } => self.end(*id, *at, *reason, &meta),
-            Record::Silenced { .. } | Record::Process { .. } => {
-                self.more.clear();
-                self.custom_block(&meta)
-            }
+            Record::Silenced { .. } | Record::Process { .. } => self.pend(value(&meta)),
         }
     }
 
@@ -184,18 +202,18 @@ impl<W: Write> Writer<W> {
             | EndReason::WriteBroken
             | EndReason::ReadReset => None,
         };
+        if let Some(announcement) = self.frames.announcement(id) {
+            self.pend(announcement)?;
+        }
         let result = match shown {
             Some((who, sort)) => {
                 let mut packet = std::mem::take(&mut self.packet);
                 self.frames.end(id, who, sort, &mut packet);
-                let result = self.packet(at, &packet, Some(meta), None);
+                let result = self.packet(at, &packet, None, Some(meta));
                 self.packet = packet;
                 result
             }
-            None => {
-                self.more.clear();
-                self.custom_block(meta)
-            }
+            None => self.pend(value(meta)),
         };
         if reason == EndReason::Closed {
             self.frames.closed(id);
@@ -211,8 +229,8 @@ impl<W: Write> Writer<W> {
         &mut self,
         at: Ns,
         packet: &[u8],
+        first: Option<First>,
         meta: Option<&Meta>,
-        comment: Option<&str>,
     ) -> io::Result<()> {
         let wall = self.wall(at);
         let b = &mut self.block;
@@ -222,27 +240,21 @@ impl<W: Write> Writer<W> {
         b.u32(packet.len() as u32);
         b.u32(packet.len() as u32);
         b.padded(packet);
+        for value in self.pending.drain(..) {
+            b.option(pcapng::CUSTOM, &value);
+        }
+        if let Some(First { comment, announcement }) = first {
+            if let Some(value) = announcement {
+                b.option(pcapng::CUSTOM, &value);
+            }
+            b.option(pcapng::COMMENT, comment.as_bytes());
+        }
         if let Some(meta) = meta {
             let mut value = [0; 4 + meta::LEN];
             value[..4].copy_from_slice(&pcapng::PEN.to_le_bytes());
             value[4..].copy_from_slice(&meta.to_bytes());
             b.option(pcapng::CUSTOM, &value);
         }
-        if let Some(comment) = comment {
-            b.option(pcapng::COMMENT, comment.as_bytes());
-        }
-        self.flush_block()
-    }
-
-    fn custom_block(&mut self, meta: &Meta) -> io::Result<()> {
-        let b = &mut self.block;
-        b.begin(pcapng::CUSTOM_BLOCK);
-        b.u32(pcapng::PEN);
-        let mut data = meta.to_bytes().to_vec();
-        // The block is padded: how much of it is ours.
-        data.extend_from_slice(&(self.more.len() as u32).to_le_bytes());
-        data.extend_from_slice(&self.more);
-        b.padded(&data);
         self.flush_block()
     }
 
@@ -251,4 +263,11 @@ impl<W: Write> Writer<W> {
         self.written += bytes.len() as u64;
         self.out.write_all(bytes)
     }
+}
+
+/// The value of an option; more may follow.
+fn value(meta: &Meta) -> Vec<u8> {
+    let mut value = pcapng::PEN.to_le_bytes().to_vec();
+    value.extend_from_slice(&meta.to_bytes());
+    value
 }
