@@ -112,6 +112,7 @@ pub struct Reader<'r> {
 #[derive(Debug)]
 struct State {
     interfaces: Vec<Interface>,
+    little_endian: bool,
     skipped: Skipped,
     consumed: u64,
     /// pcap: the one clock and link type; nanoseconds in its fraction.
@@ -126,12 +127,13 @@ impl std::fmt::Debug for Reader<'_> {
 
 impl<'r> Reader<'r> {
     pub fn new(from: impl Read + Send + 'r) -> Result<Self, ReadError> {
-        let blocks = create_reader(2 * MAX_BLOCK, Whole(from)).map_err(|e| match e {
+        let blocks = create_reader(2 * MAX_BLOCK, Pieces { from, begun: false }).map_err(|e| match e {
             PcapError::ReadError => ReadError::Io,
             _ => ReadError::NotACapture,
         })?;
         let state = State {
             interfaces: Vec::new(),
+            little_endian: false,
             skipped: Skipped::default(),
             consumed: 0,
             legacy: (Linktype(-1), false),
@@ -152,6 +154,11 @@ impl<'r> Reader<'r> {
     pub fn step(&mut self, mut on: impl FnMut(Found<'_>)) -> Result<bool, ReadError> {
         let Self { blocks, state } = self;
         loop {
+            if let Some(used) = state.quick(blocks.data(), &mut on) {
+                state.consumed += used as u64;
+                blocks.consume(used);
+                continue;
+            }
             let (used, refill) = match blocks.next() {
                 Ok((len, block)) => {
                     state.block(&block, &mut on);
@@ -195,28 +202,72 @@ fn bad_block(data: &[u8]) -> Option<usize> {
     (len >= 12 && len <= data.len() && len.is_multiple_of(4)).then_some(len)
 }
 
-/// A `Read` that fills what it is given, so that a pipe is not taken for a short file.
-struct Whole<R>(R);
+/// Hands out a piece at a time that stays in a processor's cache until it is parsed, and at first
+/// enough to tell what the file is, however a pipe cuts it.
+struct Pieces<R> {
+    from: R,
+    begun: bool,
+}
 
-impl<R: Read> Read for Whole<R> {
-    fn read(&mut self, mut buf: &mut [u8]) -> std::io::Result<usize> {
+const PIECE: usize = 128 * 1024;
+/// The head of a pcap file, and of a section of pcapng without options.
+const HEAD: usize = 24;
+
+impl<R: Read> Read for Pieces<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let most = buf.len().min(PIECE);
+        let least = if self.begun { 1 } else { HEAD.min(most) };
         let mut done = 0;
-        while !buf.is_empty() {
-            match self.0.read(buf) {
+        while done < least {
+            match self.from.read(&mut buf[done..most]) {
                 Ok(0) => break,
-                Ok(n) => {
-                    done += n;
-                    buf = &mut buf[n..];
-                }
+                Ok(n) => done += n,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
+        self.begun = true;
         Ok(done)
     }
 }
 
 impl State {
+    /// The usual packet of a recording, with one record beside it: most of the cost of a block is
+    /// a list of its options. Everything else is for the general way; None if this is not it.
+    #[inline]
+    fn quick(&self, data: &[u8], on: &mut impl FnMut(Found<'_>)) -> Option<usize> {
+        const OPTION: usize = 4 + meta::LEN;
+        const FIXED: usize = 28;
+        /// An option's head and value, the end of options, the block's length again.
+        const TAIL: usize = 4 + OPTION + 4 + 4;
+        let word = |at: usize| {
+            let bytes = data.get(at..)?.first_chunk()?;
+            Some(u32::from_le_bytes(*bytes))
+        };
+        if word(0)? != pcapng::PACKET || !self.little_endian {
+            return None;
+        }
+        let len = word(4)? as usize;
+        let captured = word(20)? as usize;
+        let block = data.get(..len).filter(|_| len <= MAX_BLOCK)?;
+        let tail = FIXED + captured.checked_next_multiple_of(4)?;
+        let beside = block.get(tail..).filter(|beside| beside.len() == TAIL)?;
+        let head = [pcapng::CUSTOM.to_le_bytes(), (OPTION as u16).to_le_bytes()];
+        let (option, end) = beside.split_at(4 + OPTION);
+        let ours = self.interfaces.get(word(8)? as usize).is_some_and(|i| i.ours)
+            && option[..4] == *head.as_flattened()
+            && option[4..8] == pcapng::PEN.to_le_bytes()
+            && end[..4] == [0; 4]
+            && end[4..] == block[4..8];
+        let (meta, _) = Meta::from_bytes(&option[8..]).filter(|_| ours)?;
+        if !matches!(meta.kind, READ | WRITE) {
+            return None;
+        }
+        let packet = &block[FIXED..FIXED + captured];
+        on(Found::Record(meta.record(payload(packet).unwrap_or_default())?));
+        Some(len)
+    }
+
     #[inline]
     fn block(&mut self, block: &PcapBlockOwned<'_>, on: &mut impl FnMut(Found<'_>)) {
         match block {
@@ -260,7 +311,10 @@ impl State {
     #[cold]
     fn rare(&mut self, block: &Block<'_>, on: &mut impl FnMut(Found<'_>)) {
         match block {
-            Block::SectionHeader(_) => self.interfaces.clear(),
+            Block::SectionHeader(b) => {
+                self.little_endian = !b.big_endian();
+                self.interfaces.clear();
+            }
             Block::InterfaceDescription(b) => {
                 if self.interfaces.len() == MAX_INTERFACES {
                     return;

@@ -29,10 +29,15 @@ const KEPT: &[&[u8]] = &[
 /// Query parameters whose values stay.
 const KEPT_QUERY: &[&[u8]] = &[b"alt", b"api-version", b"stream"];
 const MAX_NAME: usize = 32;
+const MAX_METHOD: usize = 16;
+const VERSION: &[u8] = b"HTTP/1.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// In the first line, before its target: a method, or the version of a response.
     Start,
+    /// In the target of a request, or after the version of a response.
+    Rest,
     /// In the query of a request's target: a parameter's name, a value that stays or not.
     Query,
     QueryValue(bool),
@@ -49,27 +54,28 @@ pub struct Head {
     /// Bytes since the last line end, CR aside.
     line: usize,
     first_line: bool,
+    request: bool,
     kept: bool,
     /// The head as it was, to be parsed as a whole at its end.
     pub raw: Vec<u8>,
 }
 
-impl Default for Head {
-    fn default() -> Self {
+impl Head {
+    pub fn new(request: bool) -> Self {
         Self {
             state: State::Start,
             name: [0; MAX_NAME],
             name_len: 0,
             line: 0,
             first_line: true,
+            request,
             kept: false,
             raw: Vec::new(),
         }
     }
-}
 
-impl Head {
-    /// The byte to put in the place of the next one, and whether it ends the head. None: too long.
+    /// The byte to put in the place of the next one, and whether it ends the head. None: it is
+    /// too long, or no head.
     pub fn byte(&mut self, b: u8) -> Option<(u8, bool)> {
         if self.raw.len() == MAX_HEAD {
             return None;
@@ -77,6 +83,9 @@ impl Head {
         self.raw.push(b);
         if b == b'\n' {
             let empty = self.line == 0 && !self.first_line;
+            if !empty && matches!(self.state, State::Start | State::Name) {
+                return None;
+            }
             self.line = 0;
             self.first_line = false;
             self.state = State::Name;
@@ -87,56 +96,51 @@ impl Head {
             return Some((b, false));
         }
         self.line += 1;
-        Some((self.inside(b), false))
+        self.inside(b).map(|b| (b, false))
     }
 
-    fn inside(&mut self, b: u8) -> u8 {
+    fn inside(&mut self, b: u8) -> Option<u8> {
         match self.state {
             State::Start => {
-                if b == b'?' {
-                    self.query();
-                }
-                b
+                let fits = match self.request {
+                    true if b == b' ' => {
+                        self.state = State::Rest;
+                        self.line > 1
+                    }
+                    true => b.is_ascii_uppercase() && self.line <= MAX_METHOD,
+                    false => {
+                        if self.line == VERSION.len() {
+                            self.state = State::Rest;
+                        }
+                        VERSION.get(self.line - 1) == Some(&b)
+                    }
+                };
+                return fits.then_some(b);
             }
-            State::Query | State::QueryValue(_) if b == b' ' => {
-                self.state = State::Start;
-                b
-            }
-            State::Query | State::QueryValue(_) if b == b'&' => {
-                self.query();
-                b
-            }
+            State::Rest if b == b'?' && self.request => self.query(),
+            State::Rest => {}
+            State::Query | State::QueryValue(_) if b == b' ' => self.state = State::Rest,
+            State::Query | State::QueryValue(_) if b == b'&' => self.query(),
             State::Query if b == b'=' => {
                 self.state = State::QueryValue(KEPT_QUERY.contains(&self.name()));
-                b
             }
-            State::Query => {
-                self.push_name(b);
-                b
-            }
-            // A line that goes on: part of the value before.
-            State::Name if self.line == 1 && matches!(b, b' ' | b'\t') => {
-                self.state = State::Value(self.kept);
-                b
-            }
+            State::Query => self.push_name(b),
             State::Name if b == b':' => {
                 self.kept = KEPT.contains(&self.name());
                 self.state = State::Value(self.kept);
-                b
             }
             State::Name => {
-                if !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-                    // No field's name.
-                    self.state = State::Value(false);
-                    return FILLER;
+                if !(b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+                    return None;
                 }
                 self.push_name(b.to_ascii_lowercase());
-                b
             }
             State::QueryValue(kept) | State::Value(kept) => {
-                if kept || matches!(b, b' ' | b'\t') { b } else { FILLER }
+                let plain = kept || matches!(b, b' ' | b'\t');
+                return Some(if plain { b } else { FILLER });
             }
         }
+        Some(b)
     }
 
     fn query(&mut self) {
@@ -163,9 +167,9 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_stays() {
-        let text = "POST /v1/x?alt=sse&key=s3cret HTTP/1.1\r\nHost: a:1\r\nAuthorization: Bearer k y\r\nX-Api-Key:abc\r\n more\r\ncontent-length: 3\r\nno name\r\n\r\nbody";
-        let expected = "POST /v1/x?alt=sse&key=xxxxxx HTTP/1.1\r\nHost: a:1\r\nAuthorization: xxxxxx x x\r\nX-Api-Key:xxx\r\n xxxx\r\ncontent-length: 3\r\nnoxxxxx\r\n\r\n";
-        let mut head = Head::default();
+        let text = "POST /v1/x?alt=sse&key=s3cret HTTP/1.1\r\nHost: a:1\r\nAuthorization: Bearer k y\r\nX-Api-Key:abc\r\ncontent-length: 3\r\n\r\nbody";
+        let expected = "POST /v1/x?alt=sse&key=xxxxxx HTTP/1.1\r\nHost: a:1\r\nAuthorization: xxxxxx x x\r\nX-Api-Key:xxx\r\ncontent-length: 3\r\n\r\n";
+        let mut head = Head::new(true);
         let mut out = Vec::new();
         for b in text.bytes() {
             let (b, over) = head.byte(b).unwrap();
@@ -176,5 +180,18 @@ mod tests {
         }
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!(head.raw.len(), expected.len());
+    }
+    #[test]
+    fn what_is_no_head_ends_at_once() {
+        let kept = |request: bool, text: &str| {
+            let mut head = Head::new(request);
+            text.bytes().take_while(|&b| head.byte(b).is_some()).count()
+        };
+        assert_eq!(kept(true, "Some words of a prompt"), 1);
+        assert_eq!(kept(false, "Set-Cookie: a"), 0);
+        assert_eq!(kept(false, "HTTP/2"), 5);
+        assert_eq!(kept(true, "POST\n"), 4);
+        assert_eq!(kept(true, "GET / HTTP/1.1\r\nno name\r\n"), 18);
+        assert_eq!(kept(true, &format!("GET /{}", "a".repeat(MAX_HEAD))), MAX_HEAD);
     }
 }

@@ -165,7 +165,32 @@ impl Json {
         *self = Self::new(self.done);
     }
 
+    /// Redacts bytes where they are.
+    pub fn redact(&mut self, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let plain = match self.state {
+                State::Broken => bytes.len(),
+                // What is not kept is the same up to the next quote or escape.
+                State::InString { escaped: false } if self.hidden > 0 || !self.class.kept => {
+                    memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len())
+                }
+                _ => {
+                    bytes[0] = self.byte(bytes[0]);
+                    bytes = &mut bytes[1..];
+                    continue;
+                }
+            };
+            bytes[..plain].fill(FILLER);
+            bytes = &mut bytes[plain..];
+            if let Some(next) = bytes.first_mut() {
+                *next = self.byte(*next);
+                bytes = &mut bytes[1..];
+            }
+        }
+    }
+
     /// The byte to put in the place of the next one.
+    #[inline]
     pub fn byte(&mut self, b: u8) -> u8 {
         match self.state {
             State::Broken => FILLER,
@@ -355,7 +380,11 @@ mod tests {
 
     fn redact(text: &str) -> String {
         let mut json = Json::new(true);
-        String::from_utf8(text.bytes().map(|b| json.byte(b)).collect()).unwrap()
+        let bytes: Vec<u8> = text.bytes().map(|b| json.byte(b)).collect();
+        let mut whole = text.as_bytes().to_vec();
+        Json::new(true).redact(&mut whole);
+        assert_eq!(whole, bytes);
+        String::from_utf8(bytes).unwrap()
     }
 
     #[test]

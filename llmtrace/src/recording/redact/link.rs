@@ -35,8 +35,8 @@ impl Text {
 
     fn redact(&mut self, bytes: &mut [u8]) {
         match self {
-            Self::Json(json) => bytes.iter_mut().for_each(|b| *b = json.byte(*b)),
-            Self::Sse(sse) => bytes.iter_mut().for_each(|b| *b = sse.byte(*b)),
+            Self::Json(json) => json.redact(bytes),
+            Self::Sse(sse) => sse.redact(bytes),
             Self::Opaque => bytes.fill(FILLER),
         }
     }
@@ -106,8 +106,12 @@ impl Link {
         let mut rest = bytes;
         while !rest.is_empty() {
             let used = match asking {
-                true => step(&mut self.request, rest, |raw| request_end(raw, &mut self.asked)),
-                false => step(&mut self.response, rest, |raw| response_end(raw, &mut self.asked)),
+                true => {
+                    step(&mut self.request, true, rest, |raw| request_end(raw, &mut self.asked))
+                }
+                false => {
+                    step(&mut self.response, false, rest, |raw| response_end(raw, &mut self.asked))
+                }
             };
             rest = &mut rest[used..];
         }
@@ -149,14 +153,19 @@ impl Link {
 }
 
 /// Redacts the beginning of `bytes`; how many of them.
-fn step(state: &mut State, bytes: &mut [u8], head_over: impl FnOnce(&[u8]) -> Next) -> usize {
+fn step(
+    state: &mut State,
+    request: bool,
+    bytes: &mut [u8],
+    head_over: impl FnOnce(&[u8]) -> Next,
+) -> usize {
     let all = bytes.len();
     match state {
         State::Idle => {
             // Empty lines between messages.
             let empty = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
             if empty < all {
-                *state = State::Head(Box::default());
+                *state = State::Head(Box::new(Head::new(request)));
             }
             empty
         }

@@ -48,6 +48,24 @@ impl Default for Sse {
 }
 
 impl Sse {
+    /// Redacts bytes where they are.
+    pub fn redact(&mut self, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            if self.state == State::In(Value::Data) {
+                // Up to the end of the line it is the JSON's.
+                let end = memchr::memchr2(b'\n', b'\r', bytes).unwrap_or(bytes.len());
+                if end > 0 {
+                    self.json.redact(&mut bytes[..end]);
+                    self.after_cr = false;
+                    bytes = &mut bytes[end..];
+                    continue;
+                }
+            }
+            bytes[0] = self.byte(bytes[0]);
+            bytes = &mut bytes[1..];
+        }
+    }
+
     /// The byte to put in the place of the next one.
     pub fn byte(&mut self, b: u8) -> u8 {
         if self.bom < 3 {
@@ -125,6 +143,9 @@ mod tests {
         let expected = "\u{feff}event: a.b\r\ndata: {\"text\":\"xx\"}\r\n\r\n: xxxxxxx\ndata: xxxxx\n\ndata: {\"id\":\ndata: \"7\"}\n\nid: x\nxxxxxx\ndata:[DONE]\n\n";
         let mut sse = Sse::default();
         let out: Vec<u8> = text.bytes().map(|b| sse.byte(b)).collect();
+        let mut whole = text.as_bytes().to_vec();
+        Sse::default().redact(&mut whole);
+        assert_eq!(whole, out);
         let out = String::from_utf8(out).unwrap();
         // A comment's space is the separator's.
         assert_eq!(out, expected);
