@@ -141,7 +141,14 @@ impl Agent {
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
         };
         metrics.set_backend("tracepoint");
-        let out = Out { metrics, log, names: HashMap::new(), new_names: None, log_failed: false, observer: None };
+        let out = Out {
+            metrics,
+            log,
+            names: HashMap::new(),
+            new_names: None,
+            log_failed: false,
+            observer: None,
+        };
         let mut agent = Self {
             capture,
             ring,

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use llmtrace_common::record::{end, flag, kind, sniff};
 
 use crate::record::{
-    Address, Data, Direction, EndReason, Open, Position, Process, Record, SockId, Sniffed,
+    Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
 };
 
 pub const MAGIC: [u8; 2] = *b"LT";

@@ -4,9 +4,7 @@ use std::io::Read;
 
 use pcap_parser::pcapng::Block;
 use pcap_parser::traits::{PcapNGPacketBlock, PcapReaderIterator};
-use pcap_parser::{
-    Linktype, PcapBlockOwned, PcapError, PcapNGOption, create_reader,
-};
+use pcap_parser::{Linktype, PcapBlockOwned, PcapError, PcapNGOption, create_reader};
 
 use llmtrace_common::record::kind;
 
@@ -73,8 +71,14 @@ struct Interface {
 enum Clock {
     Nanos,
     /// Units of 10^-n or 2^-n seconds, and seconds to add.
-    Decimal { per_second: u64, offset: i64 },
-    Binary { shift: u32, offset: i64 },
+    Decimal {
+        per_second: u64,
+        offset: i64,
+    },
+    Binary {
+        shift: u32,
+        offset: i64,
+    },
 }
 
 impl Clock {
@@ -127,10 +131,11 @@ impl std::fmt::Debug for Reader<'_> {
 
 impl<'r> Reader<'r> {
     pub fn new(from: impl Read + Send + 'r) -> Result<Self, ReadError> {
-        let blocks = create_reader(2 * MAX_BLOCK, Pieces { from, begun: false }).map_err(|e| match e {
-            PcapError::ReadError => ReadError::Io,
-            _ => ReadError::NotACapture,
-        })?;
+        let blocks =
+            create_reader(2 * MAX_BLOCK, Pieces { from, begun: false }).map_err(|e| match e {
+                PcapError::ReadError => ReadError::Io,
+                _ => ReadError::NotACapture,
+            })?;
         let state = State {
             interfaces: Vec::new(),
             little_endian: false,
@@ -319,7 +324,8 @@ impl State {
                 if self.interfaces.len() == MAX_INTERFACES {
                     return;
                 }
-                let mut about = b.options.iter().filter_map(ours).filter(|m| m.0.kind == meta::FILE);
+                let mut about =
+                    b.options.iter().filter_map(ours).filter(|m| m.0.kind == meta::FILE);
                 let offset = about.next().map(|m| m.0.position.cast_signed());
                 self.interfaces.push(Interface {
                     link: b.linktype,

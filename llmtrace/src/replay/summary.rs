@@ -85,8 +85,7 @@ impl Summary {
                 write!(out, " {outcome} {n}")?;
             }
             writeln!(out, "\n  tokens: prompt {} output {}", group.prompt, group.output)?;
-            for (name, h) in
-                [("TTFT", &group.ttft), ("TPOT", &group.tpot), ("total", &group.total)]
+            for (name, h) in [("TTFT", &group.ttft), ("TPOT", &group.tpot), ("total", &group.total)]
             {
                 if h.is_empty() {
                     continue;
@@ -103,7 +102,8 @@ impl Summary {
                 )?;
             }
         }
-        let lost = feed.counts().into_iter().filter(|(group, _, n)| *group == "incomplete" && *n > 0);
+        let lost =
+            feed.counts().into_iter().filter(|(group, _, n)| *group == "incomplete" && *n > 0);
         for (_, reason, n) in lost {
             writeln!(out, "incomplete for {reason}: {n}")?;
         }

@@ -118,9 +118,13 @@ enum State {
     Value,
     /// A key or the end of an object comes.
     Key,
-    InKey { escaped: bool },
+    InKey {
+        escaped: bool,
+    },
     Colon,
-    InString { escaped: bool },
+    InString {
+        escaped: bool,
+    },
     InNumber,
     /// So many letters of a literal came.
     InLiteral(&'static [u8], u8),
@@ -418,7 +422,10 @@ mod tests {
             ("plain text", "xxxxxxxxxx"),
             (r#""bare""#, r#""xxxx""#),
             (r#"{"model":nothing of it"#, r#"{"model":nxxxxxxxxxxxx"#),
-            (r#"{"input":{"a":{"model":"b"}},"model":"c"}"#, r#"{"input":{"x":{"xxxxx":"x"}},"model":"c"}"#),
+            (
+                r#"{"input":{"a":{"model":"b"}},"model":"c"}"#,
+                r#"{"input":{"x":{"xxxxx":"x"}},"model":"c"}"#,
+            ),
         ] {
             assert_eq!(redact(text), expected);
         }
@@ -426,7 +433,8 @@ mod tests {
 
     #[test]
     fn it_stays_json() {
-        let text = r#"{"a":{"b":[1,2,{"c":"é\u00e9\n"}],"d":-0.5},"e":[[],{}],"model":"\u0041","x":""}"#;
+        let text =
+            r#"{"a":{"b":[1,2,{"c":"é\u00e9\n"}],"d":-0.5},"e":[[],{}],"model":"\u0041","x":""}"#;
         let before: serde_json::Value = serde_json::from_str(text).unwrap();
         let after: serde_json::Value = serde_json::from_str(&redact(text)).unwrap();
         assert_eq!(before["model"], after["model"]);

@@ -37,13 +37,7 @@ const FIELDS: [&[u8]; 4] = [b"data", b"event", b"id", b"retry"];
 
 impl Default for Sse {
     fn default() -> Self {
-        Self {
-            state: State::Name(0),
-            line: [0; 8],
-            after_cr: false,
-            bom: 0,
-            json: Json::new(true),
-        }
+        Self { state: State::Name(0), line: [0; 8], after_cr: false, bom: 0, json: Json::new(true) }
     }
 }
 

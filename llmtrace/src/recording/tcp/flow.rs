@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 
 use super::{HOLD_BYTES, HOLD_NS, HOLD_SEGMENTS, MAX_SERVERS, Shared};
 use crate::http::{Sniff, looks_like_request, looks_like_response};
+use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Position, Record, SockId};
 use crate::recording::link::Segment;
-use crate::record::{
-    Address, Data, Direction, EndReason, Ns, Open, Position, Record, SockId,
-};
 
 /// A sequence number further off than this belongs to something else.
 const MAX_JUMP: i64 = 1 << 30;

@@ -57,10 +57,8 @@ fn conversation() -> Vec<(Direction, Vec<u8>)> {
     let answer = r#"{"id":"c","object":"chat.completion","model":"m-2","choices":[{"message":{"role":"assistant","content":"zqanswer"},"finish_reason":"length"}],"usage":{"prompt_tokens":4,"completion_tokens":5}}"#;
     let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
     let error = r#"{"error":{"message":"zqprompt is too long","type":"invalid","code":400}}"#;
-    let failed = format!(
-        "HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{error}",
-        error.len()
-    );
+    let failed =
+        format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{error}", error.len());
     let text = "POST /form HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\nzq plain words";
     let other = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nzqzq";
     let mut all = Vec::new();
@@ -147,7 +145,10 @@ fn no_word_stays_and_the_exchanges_do() {
         let text = String::from_utf8_lossy(&out);
         assert!(!text.contains("zq"), "{size}: {text}");
         assert_eq!(before.len(), 3);
-        assert!(before[0].contains("prompt: Some(9)") && before[0].contains("finish_reason: Some(\"stop\")"));
+        assert!(
+            before[0].contains("prompt: Some(9)")
+                && before[0].contains("finish_reason: Some(\"stop\")")
+        );
         assert_eq!(before, after, "{size}");
     }
 }
