@@ -21,7 +21,7 @@ tshark read it, and `llmtrace replay` finds the very exchanges of the run.
 What --redact leaves: sizes, times, addresses, process names, paths, names of header fields and of
 JSON keys, model, usage, finish reasons, ids, user agent. What it replaces by filler of the same
 length: prompts, answers, tool calls, embeddings, values of other headers (Authorization, Cookie,
-API keys) and query parameters, and whole bodies that are compressed or no JSON.
+API keys) and query parameters, and whole bodies that are compressed, no JSON, or no call of an LLM.
 
 Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
 pub struct RecordArgs {

@@ -9,6 +9,7 @@ use super::sse::Sse;
 use crate::http::chunked::Chunked;
 use crate::http::head::{Framing, request, response};
 use crate::http::{Asked, MAX_PIPELINE, Sniff, looks_like_request, looks_like_response};
+use crate::llm::dialect::classify;
 use crate::record::Direction;
 
 /// The text of a body.
@@ -21,9 +22,10 @@ enum Text {
 }
 
 impl Text {
-    fn of(content_type: Option<&str>, coded: bool) -> Self {
+    /// Of a call of an LLM the structure stays, of anything else nothing.
+    fn of(content_type: Option<&str>, coded: bool, llm: bool) -> Self {
         let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-        if coded {
+        if coded || !llm {
             Self::Opaque
         } else if essence.eq_ignore_ascii_case("text/event-stream") {
             Self::Sse(Box::default())
@@ -70,8 +72,8 @@ pub struct Link {
     asks: Option<Direction>,
     request: State,
     response: State,
-    /// Requests whose responses are to come.
-    asked: VecDeque<Asked>,
+    /// Requests whose responses are to come, and whether they call an LLM.
+    asked: VecDeque<(Asked, bool)>,
     seen: bool,
 }
 
@@ -252,24 +254,27 @@ fn after_head(next: Next) -> State {
     }
 }
 
-fn request_end(raw: &[u8], asked: &mut VecDeque<Asked>) -> Next {
+fn request_end(raw: &[u8], asked: &mut VecDeque<(Asked, bool)>) -> Next {
     let Ok(Some((head, _))) = request(raw) else { return Next::Bad };
+    let llm = classify(&head).is_some();
     if asked.len() < MAX_PIPELINE {
-        asked.push_back(Asked::of(head.method));
+        asked.push_back((Asked::of(head.method), llm));
     }
     let coded = head.content_encoding.is_some_and(|v| !v.eq_ignore_ascii_case("identity"));
-    Next::Body(head.framing, Text::of(head.content_type, coded))
+    Next::Body(head.framing, Text::of(head.content_type, coded, llm))
 }
 
-fn response_end(raw: &[u8], asked: &mut VecDeque<Asked>) -> Next {
+fn response_end(raw: &[u8], asked: &mut VecDeque<(Asked, bool)>) -> Next {
     let Ok(Some((head, _))) = response(raw) else { return Next::Bad };
     if (100..200).contains(&head.status) && head.status != 101 {
         return Next::Interim;
     }
-    let framing = match asked.pop_front() {
-        Some(Asked::Head) => Framing::None,
-        Some(Asked::Connect) if (200..300).contains(&head.status) => Framing::Tunnel,
+    // The record of a request may come after that of its response: then the structure has to stay.
+    let (asked, llm) = asked.pop_front().unwrap_or((Asked::Other, true));
+    let framing = match asked {
+        Asked::Head => Framing::None,
+        Asked::Connect if (200..300).contains(&head.status) => Framing::Tunnel,
         _ => head.framing,
     };
-    Next::Body(framing, Text::of(head.content_type, head.is_encoded()))
+    Next::Body(framing, Text::of(head.content_type, head.is_encoded(), llm))
 }
