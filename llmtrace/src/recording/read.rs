@@ -336,16 +336,13 @@ impl State {
                     on(Found::Offset(offset));
                 }
             }
-            Block::InterfaceStatistics(b) => {
-                if self.interfaces.get(b.if_id as usize).is_some_and(|i| i.ours) {
-                    self.ours(&b.options, &[], on);
-                }
+            Block::InterfaceStatistics(b)
+                if self.interfaces.get(b.if_id as usize).is_some_and(|i| i.ours) =>
+            {
+                self.ours(&b.options, &[], on);
             }
-            Block::SimplePacket(b) => {
-                // No time: of no use for what is measured here.
-                let _ = b;
-                self.skipped.no_interface += 1;
-            }
+            // No time: of no use for what is measured here.
+            Block::SimplePacket(_) => self.skipped.no_interface += 1,
             _ => {}
         }
     }

@@ -195,7 +195,7 @@ fn open(path: &Path) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
     if meta.is_dir() {
         bail!("{} is a folder: name a file in it", path.display());
     }
-    let size = meta.is_file().then(|| meta.len());
+    let size = meta.is_file().then_some(meta.len());
     Ok((Box::new(file), size))
 }
 

@@ -117,6 +117,16 @@ impl Link {
             };
             rest = &mut rest[used..];
         }
+        if !asking {
+            self.forget();
+        }
+    }
+
+    /// A response that was lost may have been to any request: as the pipeline, it starts anew.
+    fn forget(&mut self) {
+        if matches!(self.response, State::Lost) {
+            self.asked.clear();
+        }
     }
 
     /// `len` bytes are missing in one direction; None: nobody knows how many.
@@ -148,6 +158,7 @@ impl Link {
         };
         if !survives {
             *state = State::Lost;
+            self.forget();
         } else if matches!(state, State::Length(0, _)) {
             *state = State::Idle;
         }

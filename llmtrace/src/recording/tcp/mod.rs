@@ -137,7 +137,7 @@ impl Flows {
         let flow = entry.get_mut();
         if flow.was_taken_wrongly(who, s) {
             flow.close(at, shared, on);
-            *flow = Box::new(Flow::new(id(), [key.0, key.1]));
+            **flow = Flow::new(id(), [key.0, key.1]);
         }
         if flow.segment(who, at, s, shared, on) {
             entry.remove();
