@@ -1,7 +1,7 @@
 //! The few pcapng blocks that a recording has, written into a buffer that is used again.
 //!
-//! Written by hand because it is little: pcap-file has rounded times to what it takes the
-//! resolution for, pcap-parser (which reads here) needs an allocation per option.
+//! Written by hand because it is little: pcap-file 2.0 takes every time for nanoseconds, whatever the
+//! interface says; pcap-parser, which reads here, is made for reading.
 
 /// The number for examples and experiments of RFC 5612: llmtrace has none of its own. What it
 /// marks begins with [`MAGIC`](super::meta::MAGIC), so nobody else's example is taken for ours.
