@@ -7,13 +7,15 @@ use llmtrace::{
     cli::{Cli, Command},
     demo,
     probe::ProbeError,
-    run,
+    recorder, replay, run,
 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Record(args) => recorder::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

@@ -16,6 +16,7 @@ pub mod paths;
 pub mod plan;
 pub mod post;
 pub mod process;
+pub mod recording;
 pub mod servers;
 pub mod sse;
 pub mod stack;

@@ -1,8 +1,9 @@
 //! What drives the code with any bytes; shared by the fuzzer and by tests. Each driver takes an
-//! input, runs it whole and in pieces, and panics where the two differ.
+//! input, runs it (most of them whole and in pieces), and panics where something is not as it must be.
 
 #![allow(dead_code, reason = "a fuzz target uses one of these, a test all")]
 
+pub mod capture;
 pub mod dialect;
 pub mod encoding;
 pub mod eventstream;
@@ -29,7 +30,8 @@ const fn driver(name: &'static str, least: usize, check: fn(&[u8])) -> Driver {
     Driver { name, least, check }
 }
 
-pub const ALL: [Driver; 10] = [
+pub const ALL: [Driver; 11] = [
+    driver("capture", 7, capture::check),
     driver("dialect", dialect::DIALECTS.len(), dialect::check),
     driver("encoding", 4, encoding::check),
     driver("eventstream", 5, eventstream::check),

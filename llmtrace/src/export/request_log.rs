@@ -114,7 +114,7 @@ impl<W: Write> RequestLog<W> {
 }
 
 /// UTC with milliseconds; times that are out of range are clamped to the years 1970 to 9999.
-fn rfc3339(ns: i128) -> String {
+pub fn rfc3339(ns: i128) -> String {
     const LAST: i128 = 253_402_300_799_999;
     let ms = (ns.div_euclid(1_000_000)).clamp(0, LAST) as u64;
     let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
