@@ -186,6 +186,28 @@ impl Server {
         Self::uvicorn_of("realtime:app", "uvloop", "httptools")
     }
 
+    /// The ASGI application on uvicorn, with small buffers for what it sends.
+    #[track_caller]
+    pub fn small_uvicorn() -> Self {
+        Self::python("small_uvicorn.py", &[])
+    }
+
+    /// A threaded, blocking server with small buffers, which reads a request only `read_delay_ms`
+    /// after it has come.
+    #[track_caller]
+    pub fn slow(read_delay_ms: u64) -> Self {
+        Self::python("slow.py", &[&read_delay_ms.to_string()])
+    }
+
+    /// An application that is a program: it gets a port, and what else it takes.
+    #[track_caller]
+    fn python(app: &str, args: &[&str]) -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.arg(paths::app(app)).arg(port.to_string()).args(args);
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     #[track_caller]
     fn uvicorn_of(app: &str, event_loop: &str, http: &str) -> Self {
         let port = free_port();
@@ -223,10 +245,7 @@ impl Server {
     /// The gRPC server of `fixtures/apps`, on gRPC's C core.
     #[track_caller]
     pub fn grpc() -> Self {
-        let port = free_port();
-        let mut command = Command::new(paths::python());
-        command.arg(paths::app("grpc_server.py")).arg(port.to_string());
-        Self::start(&mut command, Address::loopback(port), TempDir::new())
+        Self::python("grpc_server.py", &[])
     }
 
     /// nginx, as a proxy in front of `upstream`; serves from a worker process.

@@ -43,6 +43,8 @@ struct Line<'a> {
     output_source: Option<&'static str>,
     events: u64,
     token_events: u64,
+    queue_ns: Option<Ns>,
+    backpressure_ns: Option<Ns>,
     user_agent: Option<&'a str>,
     client: Option<&'a str>,
     pid: u32,
@@ -90,6 +92,8 @@ impl<W: Write> RequestLog<W> {
             output_source: output.map(|(_, source)| labels::source(source)),
             events: f.events,
             token_events: f.token_events,
+            queue_ns: f.queued,
+            backpressure_ns: f.blocked,
             user_agent: f.user_agent.as_deref(),
             client: Some(&*peer.client).filter(|c| !c.is_empty()),
             pid: peer.pid,
@@ -163,6 +167,8 @@ mod tests {
             itl: None,
             itl_source: TokenSource::Events,
             token_times: None,
+            queued: Some(12_000),
+            blocked: Some(0),
             response_bytes: 10,
             user_agent: Some("curl/8".into()),
             drops: Drops::default(),
@@ -188,8 +194,8 @@ mod tests {
                 r#""stream":true,"outcome":"client_disconnect","phase":"mid_stream","#,
                 r#""model":"m\"\n","finish_reason":null,"prompt_tokens":7,"output_tokens":2,"#,
                 r#""cached_tokens":null,"reasoning_tokens":null,"output_source":"events","#,
-                r#""events":3,"token_events":2,"user_agent":"curl/8","client":"127.0.0.1:9","#,
-                r#""pid":42}"#,
+                r#""events":3,"token_events":2,"queue_ns":12000,"backpressure_ns":0,"#,
+                r#""user_agent":"curl/8","client":"127.0.0.1:9","pid":42}"#,
                 "\n"
             )
         );

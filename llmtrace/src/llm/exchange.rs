@@ -59,6 +59,10 @@ struct Live {
     end: Option<Ns>,
     /// The first thing that cut the exchange short.
     cut: Option<(Ns, Cut)>,
+    /// When the first byte of the request had come to the server's socket, if it is known.
+    arrived: Option<Ns>,
+    /// For how long writes of the response were held back, if it is known.
+    held: Option<Ns>,
     /// How a gRPC call ended.
     grpc_status: Option<u32>,
 }
@@ -83,7 +87,8 @@ impl Exchange {
         live.asked.model = opening.model.map(Into::into);
         live.request_end = Some(t0);
         live.is_stream = true;
-        Self { role, start: t0, lost: None, live: Some(Box::new(live)) }
+        let live = Some(Box::new(live));
+        Self { role, start: t0, lost: None, live }
     }
 
     /// Whether this is a call of an LLM; nothing else is worth counting. Where the path alone does
@@ -91,6 +96,20 @@ impl Exchange {
     #[inline]
     pub fn is_llm(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.route.sure)
+    }
+
+    /// The first byte of the request had waited in the socket since `t`.
+    pub fn waited(&mut self, t: Ns) {
+        if let Some(live) = &mut self.live {
+            live.arrived = Some(t);
+        }
+    }
+
+    /// Writes of the response were held back for so long, by a client that reads slowly.
+    pub fn held_back(&mut self, ns: Ns) {
+        if let Some(live) = &mut self.live {
+            live.held = Some(ns);
+        }
     }
 
     /// Whether this is a call of an LLM, or may still turn out to be one.
@@ -292,6 +311,8 @@ impl Live {
             stream: Stream::new(settings),
             end: None,
             cut: None,
+            arrived: None,
+            held: None,
             grpc_status: None,
         }
     }
@@ -316,6 +337,7 @@ impl Live {
             (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
         };
         let said = said.unwrap_or_default();
+        let server = role == Role::Server;
         Finished {
             role,
             method: self.method,
@@ -341,6 +363,8 @@ impl Live {
             itl_source: self.stream.itl_source(),
             itl: self.stream.itl,
             token_times: self.stream.token_times,
+            queued: self.arrived.filter(|_| server).map(|t| start.saturating_sub(t)),
+            blocked: self.held.filter(|_| server),
             response_bytes: self.response_bytes,
             user_agent: self.user_agent,
             drops,
@@ -435,6 +459,8 @@ fn nothing(role: Role, start: Ns) -> Finished {
         itl: None,
         itl_source: TokenSource::Events,
         token_times: None,
+        queued: None,
+        blocked: None,
         response_bytes: 0,
         user_agent: None,
         drops: Drops::default(),

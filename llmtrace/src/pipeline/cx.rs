@@ -5,7 +5,7 @@ use super::pending::Pending;
 use super::{Sink, label};
 use crate::conn::Peer;
 use crate::llm::{Exchange, Finished, Outcome, Role, Settings};
-use crate::record::Open;
+use crate::record::{Ns, Open};
 
 /// What is known of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Cx<'a, K> {
     pub sink: &'a mut K,
     pub counts: &'a mut Counts,
     pub meta: Meta<'a>,
+    /// For how long the connection's writes were held back, up to the record at hand.
+    pub held: Ns,
     /// Set if the connection is not to be looked at any more.
     pub verdict: Option<Verdict>,
 }
@@ -42,12 +44,14 @@ impl<K: Sink> Cx<'_, K> {
         peer
     }
 
-    pub fn finished(&mut self, pending: Pending) {
+    pub fn finished(&mut self, mut pending: Pending) {
         let Some(peer) = &pending.peer else {
             self.counts.other_http += 1;
             return;
         };
         self.counts.finished += 1;
+        let held = pending.held_until.unwrap_or(self.held);
+        pending.exchange.held_back(held.saturating_sub(pending.held_before));
         let finished = pending.exchange.finish();
         self.over(&finished, pending.lost, peer);
     }

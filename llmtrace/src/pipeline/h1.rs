@@ -97,6 +97,7 @@ impl Http1 {
                     request.resync();
                 }
                 let fresh = request.is_idle();
+                flow.waited_since = shared.waited_since(t).filter(|_| fresh);
                 request.push(bytes, |e| flow.on_request(&e, t, shared, response, cx));
                 // What was taken for the beginning of a head was none; perhaps this is one.
                 if flow.failed.is_some()

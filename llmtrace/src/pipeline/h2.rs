@@ -34,6 +34,10 @@ struct State {
     last: u32,
     /// When the first byte of the frame at hand came, in either direction.
     frame: [Ns; 2],
+    /// Since when the first byte of the read at hand had waited, until a frame begins with it; and
+    /// the same of the client's frame at hand.
+    waited_since: Option<Ns>,
+    frame_waited: Option<Ns>,
     /// Streams that the client gave up, and when it is known how far they had come: another
     /// thread's write may be recorded later.
     left: VecDeque<(Ns, u32)>,
@@ -119,6 +123,9 @@ impl Http2 {
                 false => state.lose_all(t, Lost::ResponseGap, cx),
             }
         }
+        if from_client {
+            state.waited_since = shared.waited_since(t).filter(|_| parser.is_between_frames());
+        }
         let mut on = |event: Event<'_>| match from_client {
             true => state.on_request(&event, t, shared, cx),
             false => state.on_response(&event, t, cx),
@@ -191,14 +198,20 @@ impl State {
         cx: &mut Cx<'_, K>,
     ) {
         match event {
-            Event::Start => self.frame[0] = t,
+            Event::Start => {
+                self.frame[0] = t;
+                self.frame_waited = self.waited_since.take();
+            }
             // On a stream that is open these are trailers.
             Event::Headers { stream, fields } if self.opens(*stream) => {
                 self.last = *stream;
                 match h2::request(fields) {
                     Some(head) => {
                         let start = self.frame[0];
-                        let pending = Pending::begin(&head, start, shared, cx);
+                        let mut pending = Pending::begin(&head, start, shared, cx);
+                        if let Some(since) = self.frame_waited.take() {
+                            pending.exchange.waited(since);
+                        }
                         self.begin(Stream::new(*stream, pending), t, cx);
                     }
                     None => cx.counts.resync(Resync::UnknownHeaders),
@@ -229,6 +242,7 @@ impl State {
             Event::Reset { stream: id, .. } => {
                 if let Some(stream) = self.streams.get(*id) {
                     stream.pending.exchange.client_left(t);
+                    stream.pending.held_until = Some(cx.held);
                     self.left.push_back((t.saturating_add(HOLD_NS), *id));
                     // Streams that are reset make room for others, which may be as many.
                     if self.left.len() > h2::MAX_STREAMS
@@ -263,7 +277,7 @@ impl State {
             Event::Headers { stream, fields } => {
                 let start = self.frame[1];
                 if let Some(stream) = self.streams.get(*stream) {
-                    stream.headers(start, t, fields);
+                    stream.headers(start, t, fields, cx.held);
                 }
             }
             Event::BadHeaders { stream } => {
@@ -344,7 +358,7 @@ impl State {
             }
             if let Some(stream) = self.streams.get(id) {
                 match ahead {
-                    Ahead::Headers(fields) => stream.headers(*t, *t, fields),
+                    Ahead::Headers(fields) => stream.headers(*t, *t, fields, cx.held),
                     Ahead::Data(bytes) => stream.content(*t, bytes),
                     Ahead::End => self.answer_ends(id, *t, cx),
                 }
@@ -422,8 +436,9 @@ impl Stream {
         }
     }
 
-    /// A header block of the response, whose first byte came at `start`.
-    fn headers(&mut self, start: Ns, t: Ns, fields: &Fields) {
+    /// A header block of the response, whose first byte came at `start`. Until then `held` was of
+    /// other streams.
+    fn headers(&mut self, start: Ns, t: Ns, fields: &Fields, held: Ns) {
         let status = h2::grpc_status(fields);
         if let Some(status) = status {
             self.pending.exchange.grpc_status(status);
@@ -439,6 +454,7 @@ impl Stream {
             Some(head) if (100..200).contains(&head.status) => {}
             Some(head) => {
                 self.answered = true;
+                self.pending.held_before = held;
                 self.pending.response_head(start, &head);
             }
             None if fields.unknown || fields.get(Name::Status).is_none() => {

@@ -7,6 +7,7 @@ use super::early::Early;
 use super::ending::{self, ending};
 use super::h1::{Http1, Turn};
 use super::h2::Http2;
+use super::held::{Arrival, Held};
 use super::pending::Pending;
 use super::start::{Found, Start};
 use super::ws::WebSocket;
@@ -18,9 +19,9 @@ use crate::record::{Direction, EndReason, Ns};
 
 /// What a connection is taken for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every connection is the large one")]
 pub(super) enum Protocol {
     Unknown(Start),
-    /// Not boxed: nearly every connection is this one.
     Http1(Http1),
     Http2(Box<Http2>),
     WebSocket(Box<WebSocket>),
@@ -36,6 +37,16 @@ pub(super) struct Shared {
     pub peer: Option<Peer>,
     /// When the other side was seen to send no more; its last bytes may still wait to be read.
     pub peer_left: Option<Ns>,
+    pub arrival: Option<Arrival>,
+    pub held: Held,
+}
+
+impl Shared {
+    /// Since when the request that begins with a read had waited; `read` is when that ended.
+    pub fn waited_since(&mut self, read: Ns) -> Option<Ns> {
+        let arrival = self.arrival.take_if(|a| a.read == read && self.role == Role::Server)?;
+        Some(arrival.since)
+    }
 }
 
 /// The state of one connection.
@@ -78,7 +89,13 @@ impl Default for Link {
     fn default() -> Self {
         Self {
             protocol: Protocol::Unknown(Start::default()),
-            shared: Shared { role: Role::Server, peer: None, peer_left: None },
+            shared: Shared {
+                role: Role::Server,
+                peer: None,
+                peer_left: None,
+                arrival: None,
+                held: Held::default(),
+            },
             listed: false,
             ignored: 0,
         }
@@ -173,9 +190,29 @@ impl Link {
         Some(opposite(early.direction))
     }
 
+    /// What the read that ends at `read` takes had waited since `since`.
+    pub fn arrived(&mut self, since: Ns, read: Ns) {
+        self.shared.arrival = Some(Arrival { since, read });
+    }
+
+    /// From `at` on the socket takes no more.
+    pub fn refused(&mut self, at: Ns) {
+        self.shared.held.refused(at);
+    }
+
     /// The next piece of one direction.
     #[inline]
     pub fn piece<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
+        let (Piece::Bytes { enter, exit, .. } | Piece::Gap { enter, exit, .. }) = piece;
+        if direction == Direction::Write {
+            self.shared.held.wrote(enter, exit);
+        }
+        cx.held = self.shared.held.total(time(direction, piece));
+        self.parse(direction, piece, cx);
+    }
+
+    #[inline]
+    fn parse<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
         if let Protocol::Http1(http1) = &mut self.protocol {
             match http1.piece(&mut self.shared, direction, piece, cx) {
                 Turn::Stay => {}
@@ -196,9 +233,9 @@ impl Link {
                 self.protocol = protocol;
                 self.shared.role = role;
                 for (t, bytes) in pieces {
-                    self.piece(direction, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
+                    self.parse(direction, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
                 }
-                self.piece(direction, piece, cx);
+                self.parse(direction, piece, cx);
             }
             Protocol::Http2(http2) => http2.piece(&mut self.shared, direction, piece, cx),
             Protocol::WebSocket(ws) => ws.piece(&mut self.shared, direction, piece, cx),
@@ -228,15 +265,16 @@ impl Link {
         let client = request_direction(self.shared.role);
         if !rest.is_empty() {
             let piece = Piece::Bytes { enter: at, exit: at, bytes: &rest };
-            self.piece(opposite(client), piece, cx);
+            self.parse(opposite(client), piece, cx);
         }
         for (t, bytes) in early {
-            self.piece(client, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
+            self.parse(client, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
         }
     }
 
     /// Gives up waiting for bytes of the other direction.
     pub fn drop_early<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
+        cx.held = self.shared.held.total(0);
         match &mut self.protocol {
             Protocol::Unknown(start) => start.drop_early(cx),
             Protocol::Http1(http1) => http1.drop_early(cx),
@@ -247,6 +285,7 @@ impl Link {
 
     /// Time passes.
     pub fn tick<K: Sink>(&mut self, now: Ns, cx: &mut Cx<'_, K>) {
+        cx.held = self.shared.held.total(now);
         if let Protocol::Http2(http2) = &mut self.protocol {
             http2.settle(now, cx);
         } else if self.early().is_some_and(|e| now.saturating_sub(e.since) > HOLD_NS) {
@@ -263,6 +302,7 @@ impl Link {
     /// An end of the connection, or of one of its directions; nothing more comes in time's order.
     #[cold]
     pub fn end<K: Sink>(&mut self, reason: EndReason, at: Ns, cx: &mut Cx<'_, K>) {
+        cx.held = self.shared.held.total(at);
         let Self { protocol, shared, .. } = self;
         match protocol {
             Protocol::Unknown(_) | Protocol::Silent => {}
@@ -274,6 +314,7 @@ impl Link {
 
     /// Nothing came for too long.
     pub fn timed_out<K: Sink>(&mut self, now: Ns, cx: &mut Cx<'_, K>) {
+        cx.held = self.shared.held.total(now);
         let server_left = self.shared.peer_left.filter(|_| self.shared.role == Role::Client);
         let how = |exchange: &mut crate::llm::Exchange| {
             if let Some(t) = server_left {

@@ -15,6 +15,7 @@ mod early;
 mod ending;
 mod h1;
 mod h2;
+mod held;
 mod label;
 mod link;
 mod pending;
@@ -30,6 +31,7 @@ use rustc_hash::FxHashSet;
 
 pub use crate::conn::Peer;
 pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
+pub use held::LONG_WRITE_NS;
 pub use label::MAX_LABEL;
 
 use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
@@ -325,11 +327,23 @@ impl Pipeline {
                     self.end(id, *at, EndReason::Closed, sink);
                 }
             }
-            Record::Data(_)
-            | Record::Process { .. }
-            | Record::Arrived { .. }
-            | Record::Refused { .. } => {}
+            Record::Arrived { id, arrived, at } => {
+                if let Some(link) = self.link(*id) {
+                    link.arrived(*arrived, *at);
+                }
+            }
+            Record::Refused { id, at, .. } => {
+                if let Some(link) = self.link(*id) {
+                    link.refused(*at);
+                }
+            }
+            Record::Data(_) | Record::Process { .. } => {}
         }
+    }
+
+    fn link(&mut self, id: SockId) -> Option<&mut Link> {
+        let slot = self.table.find(id)?;
+        self.table.get(slot).map(|(entry, _)| &mut entry.state)
     }
 
     fn open(&mut self, open: &Open, sink: &mut impl Sink) {
@@ -440,5 +454,5 @@ fn parts<'e, K: Sink>(
 ) -> Parts<'e, K> {
     let Entry { pid, from_birth, open, read, write, state, .. } = entry;
     let meta = Meta { pid: *pid, from_birth: *from_birth, open: open.as_deref() };
-    (read, write, state, Cx { settings, sink, counts, meta, verdict: None })
+    (read, write, state, Cx { settings, sink, counts, meta, held: 0, verdict: None })
 }

@@ -18,6 +18,9 @@ pub(super) struct Pending {
     /// this is no call of an LLM.
     pub peer: Option<Peer>,
     pub lost: Option<Lost>,
+    /// `Cx::held` when the response could begin, and when it was given up before its end.
+    pub held_before: Ns,
+    pub held_until: Option<Ns>,
     request: Option<Box<Decoder>>,
     response: Option<Box<Decoder>>,
 }
@@ -30,7 +33,7 @@ impl Pending {
         shared: &mut Shared,
         cx: &mut Cx<'_, K>,
     ) -> Box<Self> {
-        let Shared { role, peer, peer_left } = shared;
+        let Shared { role, peer, peer_left, .. } = shared;
         let role = *role;
         let asked = Asked::of(head.method);
         let mut request = None;
@@ -47,7 +50,16 @@ impl Pending {
         if let (Role::Server, Some(left)) = (role, *peer_left) {
             exchange.client_left(left.max(start));
         }
-        Box::new(Self { exchange, asked, peer, lost: None, request, response: None })
+        Box::new(Self {
+            exchange,
+            asked,
+            peer,
+            lost: None,
+            held_before: cx.held,
+            held_until: None,
+            request,
+            response: None,
+        })
     }
 
     #[inline]

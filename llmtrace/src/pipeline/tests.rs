@@ -6,8 +6,10 @@ use crate::record::{Position, Sniffed};
 
 mod ends;
 mod h2;
+mod late;
 mod random;
 mod review;
+mod waiting;
 mod ws;
 
 const MS: Ns = 1_000_000;

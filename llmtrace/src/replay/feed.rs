@@ -83,7 +83,7 @@ impl Feed {
 
     fn beat(&mut self, at: Ns, sink: &mut impl Sink) {
         let pause = at.saturating_sub(self.next_beat) > BEAT_NS;
-        self.next_beat = at + BEAT_NS;
+        self.next_beat = at.saturating_add(BEAT_NS);
         for _ in 0..if pause { MAX_TICKS } else { 1 } {
             self.pipeline.tick(at, sink);
         }
@@ -118,5 +118,41 @@ impl Feed {
     pub fn still_open(&self) -> u64 {
         let mut counts = self.pipeline.counts().into_iter();
         counts.find(|(_, reason, _)| *reason == "still_open").map_or(0, |(.., n)| n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pcap_parser::Linktype;
+
+    use super::*;
+    use crate::{
+        conn::Peer,
+        llm::{Finished, Role},
+    };
+
+    struct Deaf;
+
+    impl Sink for Deaf {
+        fn started(&mut self, _: Role, _: &Arc<str>, _: &'static str) {}
+        fn finished(&mut self, _: &Finished, _: &Peer) {}
+    }
+
+    impl Hear for Deaf {
+        fn process(&mut self, _: u32, _: String) {}
+        fn wall_offset(&mut self, _: i64) {}
+    }
+
+    #[test]
+    fn at_the_end_of_time() {
+        let mut feed = Feed::new(Settings { itl_bounds: [1].into(), token_times: false });
+        for at in [1, Ns::MAX, 0, Ns::MAX] {
+            let found = Found::Packet { link: Linktype(101), at, bytes: &[0; 4], original: 4 };
+            feed.found(found, &mut Deaf);
+        }
+        feed.finish(&mut Deaf);
+        assert_eq!(feed.records(), 0);
     }
 }

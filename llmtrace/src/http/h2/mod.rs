@@ -127,6 +127,11 @@ impl Parser {
         matches!(self.state, State::Lost)
     }
 
+    /// Whether the next byte begins a frame.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Head(0))
+    }
+
     /// A frame begins at the next byte. What the header table holds is not known. Whether frames
     /// may have been missed since the loss was reported.
     pub fn resync(&mut self) -> bool {

@@ -30,6 +30,10 @@ pub(in crate::pipeline) struct Flow {
     /// A loss on a pipelined connection: nobody knows any more which response is whose.
     pub confused: bool,
     pub request_start: Ns,
+    /// Since when the first byte of the read at hand had waited, until a request begins with it.
+    pub waited_since: Option<Ns>,
+    /// The same of the request at hand.
+    request_waited: Option<Ns>,
     pub response_start: Ns,
     /// The last byte of a response.
     pub response_last: Ns,
@@ -56,7 +60,10 @@ impl Flow {
         cx: &mut Cx<'_, K>,
     ) {
         match event {
-            Event::Start => self.request_start = t,
+            Event::Start => {
+                self.request_start = t;
+                self.request_waited = self.waited_since.take();
+            }
             Event::Head(head) => self.begin(head, t, shared, response, cx),
             Event::Body(bytes) => {
                 if let Some(p) = self.sent() {
@@ -138,6 +145,9 @@ impl Flow {
         let start = self.request_start;
         let mut pending = Pending::begin(head, start, shared, cx);
         let asked = pending.asked;
+        if let Some(since) = self.request_waited.take() {
+            pending.exchange.waited(since);
+        }
         if head.upgrade {
             self.asks_for_another = true;
             self.session = realtime::classify(head).map(Box::new);
@@ -215,6 +225,9 @@ impl Flow {
             self.sending = false;
             self.asks_for_another = false;
             self.session = None;
+        }
+        if let Some(next) = self.open.front_mut() {
+            next.held_before = cx.held;
         }
         cx.finished(*pending);
     }

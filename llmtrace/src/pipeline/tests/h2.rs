@@ -8,15 +8,15 @@ use crate::http::h2::PREFACE;
 use crate::llm::Phase;
 
 /// What both ends send, as a library encodes it.
-struct Ends {
+pub(super) struct Ends {
     client: Encoder<'static>,
     server: Encoder<'static>,
 }
 
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());
@@ -29,7 +29,7 @@ fn event(text: &str) -> String {
 }
 
 impl Ends {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { client: Encoder::default(), server: Encoder::default() }
     }
 
@@ -55,11 +55,17 @@ impl Ends {
         [frame(1, 4, stream, &block), frame(0, END_STREAM, stream, body)].concat()
     }
 
-    fn request(&mut self, stream: u32) -> Vec<u8> {
+    /// The head of a request, and fields beside the usual ones.
+    pub fn post_head(&mut self, stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+        let fields = [(":method", "POST"), (":path", path), ("content-type", "application/json")];
+        frame(1, 4, stream, &Self::block(&mut self.client, &[&fields[..], more].concat()))
+    }
+
+    pub fn request(&mut self, stream: u32) -> Vec<u8> {
         self.post(stream, "/v1/chat/completions", "application/json")
     }
 
-    fn head(&mut self, stream: u32, kind: &str) -> Vec<u8> {
+    pub fn head(&mut self, stream: u32, kind: &str) -> Vec<u8> {
         let fields = [(":status", "200"), ("content-type", kind), ("server", "x")];
         frame(1, 4, stream, &Self::block(&mut self.server, &fields))
     }
@@ -71,15 +77,15 @@ impl Ends {
 
 const SSE: &str = "text/event-stream";
 
-fn token(stream: u32, text: &str) -> Vec<u8> {
+pub(super) fn token(stream: u32, text: &str) -> Vec<u8> {
     frame(0, 0, stream, event(text).as_bytes())
 }
 
-fn done(stream: u32) -> Vec<u8> {
+pub(super) fn done(stream: u32) -> Vec<u8> {
     [frame(0, 0, stream, b"data: [DONE]\n\n"), frame(0, END_STREAM, stream, b"")].concat()
 }
 
-fn start() -> Vec<u8> {
+pub(super) fn start() -> Vec<u8> {
     [PREFACE, &frame(4, 0, 0, &[0, 3, 0, 0, 0, 100])].concat()
 }
 
