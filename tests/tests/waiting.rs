@@ -17,12 +17,14 @@ const MS: u64 = 1_000_000;
 /// How late a thread of this machine may be noticed or resumed.
 const LATE: u64 = 20 * MS;
 const PAUSE: Duration = Duration::from_millis(300);
-/// As many tokens as no buffer here holds: 800 KB.
-const MANY: u64 = 4_000;
+/// As many tokens as no buffer here holds: 1.6 MB.
+const MANY: u64 = 8_000;
 
+/// Small, but larger than two segments of the loopback device: with less room the kernel tells of it
+/// only when the sender asks, which is not the client's doing.
 fn connect(server: &Server) -> Stream {
     let stream = server.address.connect().unwrap();
-    set_socket_recv_buffer_size(&stream, 16 * 1024).unwrap();
+    set_socket_recv_buffer_size(&stream, 128 * 1024).unwrap();
     stream
 }
 
@@ -105,9 +107,12 @@ fn a_slow_client_of_a_blocking_server() {
     let metrics = agent.wait_for_requests("server", 1);
     let entries = agent.stop();
     let held = find(&entries, "slow/blocking").backpressure_ns.expect("a server");
-    println!("held back {held} ns; server {} ns, client {} ns", own.held_ns, seen.paused);
-    assert!(held.abs_diff(own.held_ns) < LATE, "{held} of {}", own.held_ns);
-    assert!(held + LATE > seen.paused && held < seen.rest + LATE, "{held}");
+    let (all, longest) = (own.held_ns, own.longest_ns);
+    println!("held back {held} ns; server {longest} to {all} ns, client {} ns", seen.paused);
+    // The server's calls contain the kernel's. They also contain what its threads wait for each other
+    // and for a processor, of which one call has little and all together may have much.
+    assert!(held <= all && held + LATE > longest, "{held} of {longest} to {all}");
+    assert!(held + 50 * MS > seen.paused && held < seen.rest + LATE, "{held}");
     let sum = metrics.sum("llm_client_backpressure_seconds_sum", &[("role", "server")]);
     assert!((sum - held as f64 / 1e9).abs() < 1e-6, "{sum}");
 }

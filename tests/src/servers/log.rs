@@ -26,6 +26,8 @@ pub struct ServerRecord {
     pub waited_ns: u64,
     /// Sum of the writes that lasted 1 ms or more (`slow.py` only).
     pub held_ns: u64,
+    /// The longest of them.
+    pub longest_ns: u64,
 }
 
 impl ServerRecord {
