@@ -10,6 +10,10 @@ use crate::{
     run::KernelOptions,
 };
 
+mod recordings;
+
+pub use recordings::{Form, RecordArgs, ReplayArgs};
+
 /// Trace LLM servers with eBPF: time to first token, inter-token latency, throughput, tokens and
 /// errors of every request, without touching the server.
 #[derive(Debug, Parser)]
@@ -26,6 +30,10 @@ pub enum Command {
     /// Say what this machine allows, what would be used, what it costs, and what to do about the
     /// rest.
     Doctor(DoctorArgs),
+    /// Write the traffic of LLM servers to a pcapng file, by default without prompts and answers.
+    Record(RecordArgs),
+    /// Find the LLM requests in a recording, or in any capture of tcpdump or Wireshark.
+    Replay(ReplayArgs),
     /// Start a small LLM server and clients, trace them with real eBPF and compare.
     Demo(DemoArgs),
 }
@@ -50,15 +58,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which processes are traced; without any, whatever listens.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  llmtrace run                               every process that listens, as it comes
-  llmtrace run --pid 1234                    one server and its children
-  llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
-  curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
-
-Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
-pub struct RunArgs {
+pub struct TargetArgs {
     /// Trace this process and its children. May be given several times.
     #[arg(long, value_name = "N", env = "LLMTRACE_PID", value_delimiter = ',')]
     pub pid: Vec<u32>,
@@ -77,9 +79,35 @@ pub struct RunArgs {
     /// Trace every process, clients too.
     #[arg(long, env = "LLMTRACE_ALL")]
     pub all: bool,
+}
+
+/// How the kernel side captures.
+#[derive(Debug, Args)]
+pub struct KernelArgs {
     /// How to capture.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_BACKEND")]
     pub backend: Backend,
+    /// MiB of the ring between kernel and agent, a power of two.
+    #[arg(long, value_name = "MIB", default_value_t = 8, env = "LLMTRACE_RING_MIB",
+          value_parser = ring_mib)]
+    pub ring_mib: u32,
+    /// KiB of one read or write that are copied at most; of what is longer, its head and its tail.
+    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LLMTRACE_MAX_COPY_KIB",
+          value_parser = max_copy)]
+    pub max_copy_kib: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  llmtrace run                               every process that listens, as it comes
+  llmtrace run --pid 1234                    one server and its children
+  llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
+  curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
+
+Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub targets: TargetArgs,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9466", env = "LLMTRACE_LISTEN")]
     pub listen: SocketAddr,
@@ -90,14 +118,8 @@ pub struct RunArgs {
     /// Form of the agent's own log on standard error.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
     pub log_format: LogFormat,
-    /// MiB of the ring between kernel and agent, a power of two.
-    #[arg(long, value_name = "MIB", default_value_t = 8, env = "LLMTRACE_RING_MIB",
-          value_parser = ring_mib)]
-    pub ring_mib: u32,
-    /// KiB of one read or write that are copied at most; of what is longer, its head and its tail.
-    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LLMTRACE_MAX_COPY_KIB",
-          value_parser = max_copy)]
-    pub max_copy_kib: u32,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
 }
 
 fn max_copy(text: &str) -> Result<u32, String> {
@@ -114,9 +136,9 @@ fn ring_mib(text: &str) -> Result<u32, String> {
     }
 }
 
-impl RunArgs {
+impl KernelArgs {
     /// What the kernel side is asked to do.
-    pub fn kernel(&self) -> KernelOptions {
+    pub fn options(&self) -> KernelOptions {
         let choice = match self.backend {
             Backend::Auto => Choice::Auto,
             Backend::Fentry => Choice::Fentry,
@@ -127,7 +149,9 @@ impl RunArgs {
         let (ring_bytes, max_copy) = (self.ring_mib << 20, self.max_copy_kib << 10);
         KernelOptions { choice, ring_bytes, max_copy }
     }
+}
 
+impl TargetArgs {
     /// The processes that the flags name.
     pub fn wanted(&self) -> Wanted {
         let globs = |list: &[String]| list.iter().map(|g| WildMatch::new(g)).collect();

@@ -14,5 +14,8 @@ pub mod metrics;
 pub mod pipeline;
 pub mod probe;
 pub mod record;
+pub mod recorder;
+pub mod recording;
+pub mod replay;
 pub mod run;
 pub mod serve;

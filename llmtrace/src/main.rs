@@ -7,7 +7,7 @@ use llmtrace::{
     cli::{Cli, Command},
     demo, doctor,
     probe::ProbeError,
-    run,
+    recorder, replay, run,
 };
 
 fn main() -> ExitCode {
@@ -15,6 +15,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Record(args) => recorder::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

@@ -48,11 +48,22 @@ const START_NS: u64 = 60_000_000_000;
 /// Is told of each finished exchange.
 pub type Observer = Box<dyn FnMut(&Finished)>;
 
+/// Sees what the pipeline sees, in the same order: a recording is made of it.
+pub trait Tap {
+    fn record(&mut self, record: &Record<'_>);
+    /// A process got a name, for the record that comes next.
+    fn name(&mut self, pid: u32, name: &str);
+    /// The pipeline was told that time passed; `lost` records never came out of the kernel.
+    fn tick(&mut self, now: u64, lost: u64, last: bool);
+}
+
 /// Where finished exchanges go.
 pub struct Out {
     pub metrics: Metrics,
     log: Option<RequestLog<Box<dyn Write>>>,
     names: HashMap<u32, Arc<str>>,
+    /// Names given since the last record, if somebody wants to know.
+    new_names: Option<Vec<(u32, Arc<str>)>>,
     log_failed: bool,
     /// Also told of each exchange (the demo's comparison).
     pub observer: Option<Observer>,
@@ -80,10 +91,15 @@ impl Sink for Out {
     }
 
     fn name(&mut self, pid: u32, comm: &str) -> Arc<str> {
-        self.names
-            .entry(pid)
-            .or_insert_with(|| probe::target::display_name(pid, comm).into())
-            .clone()
+        if let Some(name) = self.names.get(&pid) {
+            return name.clone();
+        }
+        let name: Arc<str> = probe::target::display_name(pid, comm).into();
+        self.names.insert(pid, name.clone());
+        if let Some(new) = &mut self.new_names {
+            new.push((pid, name.clone()));
+        }
+        name
     }
 
     fn port(&mut self, pid: u32) -> Option<u16> {
@@ -117,6 +133,7 @@ pub struct Agent {
     /// The hooks that are attached, and why no better ones.
     pub chosen: Chosen,
     pub out: Out,
+    tap: Option<Box<dyn Tap>>,
     events: Vec<Process>,
     /// Threads that were waiting in a read when capture began, and until when they matter.
     reading: Vec<(PathBuf, String)>,
@@ -170,7 +187,14 @@ impl Agent {
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
         };
         metrics.set_backend(chosen.hooks.backend());
-        let out = Out { metrics, log, names: HashMap::new(), log_failed: false, observer: None };
+        let out = Out {
+            metrics,
+            log,
+            names: HashMap::new(),
+            new_names: None,
+            log_failed: false,
+            observer: None,
+        };
         let mut agent = Self {
             capture,
             ring,
@@ -178,6 +202,7 @@ impl Agent {
             wanted,
             chosen,
             out,
+            tap: None,
             events: Vec::new(),
             reading: Vec::new(),
             reading_until: monotonic_ns() + START_NS,
@@ -192,6 +217,12 @@ impl Agent {
             agent.reading = reading_threads(&agent.capture.target_pids());
         }
         Ok(agent)
+    }
+
+    /// Has `tap` see every record from here on.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.out.new_names = Some(Vec::new());
+        self.tap = Some(tap);
     }
 
     /// Waits for records at most a tick, and handles what there is.
@@ -222,7 +253,7 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self { ring, pipeline, out, events, undecodable, unix_seen, .. } = self;
+        let Self { ring, pipeline, out, tap, events, undecodable, unix_seen, .. } = self;
         ring.drain(|bytes| match decode(bytes) {
             Ok(record) => {
                 match &record {
@@ -233,6 +264,12 @@ impl Agent {
                     _ => {}
                 }
                 pipeline.push(&record, out);
+                if let Some(tap) = tap {
+                    for (pid, name) in out.new_names.iter_mut().flat_map(|new| new.drain(..)) {
+                        tap.name(pid, &name);
+                    }
+                    tap.record(&record);
+                }
             }
             Err(_) => *undecodable += 1,
         });
@@ -292,6 +329,7 @@ impl Agent {
 
     fn beat(&mut self, now: u64) {
         self.pipeline.tick(now, &mut self.out);
+        self.tapped_tick(now, false);
         for id in self.pipeline.take_verdicts() {
             self.capture.silence(id.addr, id.generation);
         }
@@ -330,18 +368,29 @@ impl Agent {
         }
     }
 
+    fn tapped_tick(&mut self, now: u64, last: bool) {
+        if let Some(tap) = &mut self.tap {
+            for (pid, name) in self.out.new_names.iter_mut().flat_map(|new| new.drain(..)) {
+                tap.name(pid, &name);
+            }
+            let lost = self.capture.losses().iter().map(|l| l.records).sum();
+            tap.tick(now, lost, last);
+        }
+    }
+
     /// Takes what is in the ring, closes the log. Capture ends with the value.
     pub fn stop(&mut self) {
         self.drain();
         let now = monotonic_ns();
         self.pipeline.finish(now, &mut self.out);
+        self.tapped_tick(now, true);
         self.beat(now);
     }
 }
 
 /// `llmtrace run`.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let wanted = args.wanted();
+    let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
     let metrics = Metrics::new(Metrics::itl_bounds());
@@ -359,7 +408,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // The endpoint's thread takes the signals: one that came to this thread would interrupt the
     // verifier.
     signals::block();
-    let mut agent = Agent::start(wanted, &args.kernel(), metrics, log)?;
+    let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         eprintln!("llmtrace: without {}: {}", missing.program, missing.reason);
@@ -404,7 +453,7 @@ fn sum_of(text: &str, name: &str) -> f64 {
         .fold(0.0, |sum, value| sum + value)
 }
 
-fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
+pub(crate) fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
     let out: Box<dyn Write> = if path == Path::new("-") {
         Box::new(std::io::stdout())
     } else {
@@ -419,13 +468,13 @@ fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
 }
 
 /// Nanoseconds since the Unix epoch, less those of `CLOCK_MONOTONIC`.
-fn wall_offset() -> i64 {
+pub(crate) fn wall_offset() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     wall.as_nanos() as i64 - monotonic_ns() as i64
 }
 
 /// Serves HTTP on a thread of its own, which also waits for the signals that end the agent.
-fn start_endpoint(
+pub(crate) fn start_endpoint(
     listen: SocketAddr,
     state: serve::State,
     stop: Arc<AtomicBool>,

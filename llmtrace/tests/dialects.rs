@@ -14,6 +14,7 @@ use llmtrace::llm::{Finished, Ns, Role, Settings};
 use llmtrace::metrics::Metrics;
 use llmtrace::pipeline::{Peer, Pipeline, Sink};
 use llmtrace::record::{Data, Direction, EndReason, Position, Record, SockId};
+use llmtrace::recording::redact::{Item, Redactor};
 use proptest::prelude::*;
 
 const MS: Ns = 1_000_000;
@@ -48,6 +49,8 @@ fn metrics_peer(peer: &Peer) -> llmtrace::metrics::Peer {
 struct Wire {
     pipeline: Pipeline,
     log: Log,
+    /// What the pipeline sees has gone through it.
+    redactor: Option<Redactor>,
     t: Ns,
     at: [u32; 2],
     fresh: bool,
@@ -60,6 +63,7 @@ impl Wire {
         Self {
             pipeline: Pipeline::new(settings),
             log: Log { metrics, finished: Vec::new(), started: 0 },
+            redactor: None,
             t: 1_000 * MS,
             at: [100, 200],
             fresh: true,
@@ -76,29 +80,48 @@ impl Wire {
             let (piece, rest) = bytes.split_at(cut(bytes.len()).clamp(1, bytes.len()));
             bytes = rest;
             let at = &mut self.at[direction as usize];
-            self.pipeline.push(
-                &Record::Data(Data {
-                    id: SockId { addr: 0xff00, generation: 1 },
-                    pid: 7,
-                    tid: 7,
-                    direction,
-                    enter: self.t,
-                    exit: self.t,
-                    position: Position::Seq32(*at),
-                    len: piece.len() as u32,
-                    bytes: piece,
-                    fresh: std::mem::take(&mut self.fresh),
-                    reset: false,
-                    more: false,
-                }),
-                &mut self.log,
-            );
+            let data = Data {
+                id: SockId { addr: 0xff00, generation: 1 },
+                pid: 7,
+                tid: 7,
+                direction,
+                enter: self.t,
+                exit: self.t,
+                position: Position::Seq32(*at),
+                len: piece.len() as u32,
+                bytes: piece,
+                fresh: std::mem::take(&mut self.fresh),
+                reset: false,
+                more: false,
+            };
             *at = at.wrapping_add(piece.len() as u32);
+            self.push(Record::Data(data));
+        }
+    }
+
+    fn push(&mut self, record: Record<'_>) {
+        let Self { pipeline, log, redactor, .. } = self;
+        match redactor {
+            None => pipeline.push(&record, log),
+            Some(redactor) => redactor.push(Item::Record(record), |item| {
+                if let Item::Record(record) = item {
+                    pipeline.push(record, log);
+                }
+            }),
         }
     }
 
     fn run(capture: &Capture, cut: &mut dyn FnMut(usize) -> usize) -> Self {
-        let mut wire = Self::new();
+        Self::new().drive(capture, cut)
+    }
+
+    fn redacted(capture: &Capture) -> Self {
+        let redactor = Some(Redactor::default());
+        Self { redactor, ..Self::new() }.drive(capture, &mut |left| left)
+    }
+
+    fn drive(mut self, capture: &Capture, cut: &mut dyn FnMut(usize) -> usize) -> Self {
+        let wire = &mut self;
         wire.send(Direction::Read, &capture.request, cut);
         for (after, bytes) in &capture.writes {
             wire.t += after * MS;
@@ -113,13 +136,13 @@ impl Wire {
             wire.t += 3 * MS;
             let id = SockId { addr: 0xff00, generation: 1 };
             let end = Record::End { id, pid: 7, at: wire.t, reason };
-            wire.pipeline.push(&end, &mut wire.log);
+            wire.push(end);
             for _ in 0..3 {
                 wire.t += 10_000 * MS;
                 wire.pipeline.tick(wire.t, &mut wire.log);
             }
         }
-        wire
+        self
     }
 
     /// What is to be compared.
@@ -198,6 +221,33 @@ fn snapshots() {
         settings.set_omit_expression(true);
         settings.bind(|| insta::assert_snapshot!(name, result));
     }
+}
+
+/// Of recordings without prompts and answers a replay says the same, but where bodies are filled whole
+/// because they are no JSON: binary frames and forms.
+#[test]
+fn redacted() {
+    let mut differ = String::new();
+    for capture in captures::all() {
+        let text = String::from_utf8_lossy(&capture.request).to_lowercase();
+        let said = capture.writes.iter().flat_map(|(_, bytes)| bytes.clone()).collect::<Vec<_>>();
+        let said = String::from_utf8_lossy(&said).to_lowercase();
+        let filled =
+            text.contains("multipart/form-data") || said.contains("application/vnd.amazon");
+        let (whole, redacted) =
+            (Wire::run(&capture, &mut |left| left).result(), Wire::redacted(&capture).result());
+        if filled {
+            assert_ne!(redacted, whole, "{}", capture.name);
+        } else {
+            for (redacted, whole) in redacted.lines().zip(whole.lines()) {
+                if redacted != whole {
+                    let _ = writeln!(differ, "{}\n  {redacted}\n  {whole}", capture.name);
+                }
+            }
+            assert_eq!(redacted.lines().count(), whole.lines().count(), "{}", capture.name);
+        }
+    }
+    assert!(differ.is_empty(), "{differ}");
 }
 
 #[test]

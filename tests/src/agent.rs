@@ -47,6 +47,8 @@ pub struct Entry {
     pub output_source: Option<String>,
     pub events: u64,
     pub token_events: u64,
+    pub queue_ns: Option<u64>,
+    pub backpressure_ns: Option<u64>,
     pub user_agent: Option<String>,
     pub client: Option<String>,
     pub pid: Option<u32>,

@@ -172,6 +172,37 @@ impl Server {
     /// The ASGI application on uvicorn, with `loop` and `http` as its command line has them.
     #[track_caller]
     pub fn uvicorn(event_loop: &str, http: &str) -> Self {
+        Self::uvicorn_of("asgi:app", event_loop, http)
+    }
+
+    /// The same behind content codings.
+    #[track_caller]
+    pub fn coded() -> Self {
+        Self::uvicorn_of("coded:app", "uvloop", "httptools")
+    }
+
+    /// A Realtime API over WebSockets, on uvicorn.
+    #[track_caller]
+    pub fn realtime() -> Self {
+        Self::uvicorn_of("realtime:app", "uvloop", "httptools")
+    }
+
+    /// The ASGI application on uvicorn, with small buffers for what it sends.
+    #[track_caller]
+    pub fn small_uvicorn() -> Self {
+        Self::python("small_uvicorn.py", &[])
+    }
+
+    /// A threaded, blocking server with small buffers, which reads a request only `read_delay_ms`
+    /// after it has come.
+    #[track_caller]
+    pub fn slow(read_delay_ms: u64) -> Self {
+        Self::python("slow.py", &[&read_delay_ms.to_string()])
+    }
+
+    /// An application that is a program: it gets a port, and what else it takes.
+    #[track_caller]
+    fn python(app: &str, args: &[&str]) -> Self {
         let port = free_port();
         let mut command = Self::uvicorn_command(event_loop, http, port);
         Self::start(&mut command, Address::loopback(port), TempDir::new())
@@ -179,7 +210,15 @@ impl Server {
 
     pub(crate) fn uvicorn_command(event_loop: &str, http: &str, port: u16) -> Command {
         let mut command = Command::new(paths::python());
-        command.args(["-m", "uvicorn", "asgi:app", "--host", "127.0.0.1"]);
+        command.arg(paths::app(app)).arg(port.to_string()).args(args);
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    #[track_caller]
+    fn uvicorn_of(app: &str, event_loop: &str, http: &str) -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.args(["-m", "uvicorn", app, "--host", "127.0.0.1"]);
         command.args(["--log-level", "critical", "--no-access-log"]);
         command.args(["--timeout-keep-alive", "60"]);
         command.args(["--loop", event_loop, "--http", http]);
@@ -209,15 +248,32 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// The gRPC server of `fixtures/apps`, on gRPC's C core.
+    #[track_caller]
+    pub fn grpc() -> Self {
+        Self::python("grpc_server.py", &[])
+    }
+
     /// nginx, as a proxy in front of `upstream`; serves from a worker process.
     #[track_caller]
     pub fn nginx(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, "")
+    }
+
+    /// The same for clients that speak HTTP/2.
+    #[track_caller]
+    pub fn nginx_h2(upstream: &Self) -> Self {
+        Self::nginx_with(upstream, " http2")
+    }
+
+    #[track_caller]
+    fn nginx_with(upstream: &Self, listen: &str) -> Self {
         let port = free_port();
         let dir = TempDir::new();
         let template = fs::read_to_string(paths::app("nginx.conf.in")).expect("a fixture");
         let conf = template
             .replace("@DIR@", &dir.path().to_string_lossy())
-            .replace("@PORT@", &port.to_string())
+            .replace("@PORT@", &format!("{port}{listen}"))
             .replace("@UPSTREAM@", &format!("127.0.0.1:{}", upstream.port()));
         fs::write(dir.join("nginx.conf"), conf).expect("a temporary file");
         let mut command = Command::new("nginx");

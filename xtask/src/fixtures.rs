@@ -18,6 +18,7 @@ pub fn ensure() -> Result<()> {
     node()?;
     nginx()?;
     tls()?;
+    captures()?;
     model()
 }
 
@@ -174,6 +175,21 @@ fn tls() -> Result<()> {
         bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
     }
     Ok(())
+}
+
+/// What reads our recordings, and what makes captures for us to read. editcap comes with tshark.
+fn captures() -> Result<()> {
+    let missing: Vec<_> = ["tshark", "editcap", "tcpdump"]
+        .into_iter()
+        .filter(|name| on_path(name).is_none() && !Path::new("/usr/sbin").join(name).exists())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
+    }
+    apt::ensure(&["tshark", "tcpdump"], "recordings are checked against them")
 }
 
 fn model() -> Result<()> {

@@ -252,6 +252,8 @@ fn guess(memory: &Memory, fresh: bool) -> u32 {
     match &word {
         b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
         | b"PRI " | b"HTTP" => 0,
+        // An HTTP/2 server may speak first: its settings.
+        [0, 0, _, 4] => 0,
         _ => sniff::OTHER,
     }
 }

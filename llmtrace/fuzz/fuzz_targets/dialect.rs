@@ -1,10 +1,8 @@
-//! Any bytes as the response of any dialect, in any pieces: no panic, bounded memory, and the same result
-//! however they are cut. `cargo +nightly fuzz run dialect` in `llmtrace/`.
+//! `cargo +nightly fuzz run dialect` in `llmtrace/`; see drivers/dialect.rs.
 
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[expect(dead_code, reason = "each target drives one of them")]
-mod bodies;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::dialect(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::dialect::check(input));

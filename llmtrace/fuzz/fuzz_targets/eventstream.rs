@@ -1,10 +1,8 @@
-//! Any bytes as an AWS event stream, in any pieces: no panic, bounded memory, and the same result
-//! however they are cut. `cargo +nightly fuzz run eventstream` in `llmtrace/`.
+//! `cargo +nightly fuzz run eventstream` in `llmtrace/`; see drivers/eventstream.rs.
 
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[expect(dead_code, reason = "each target drives one of them")]
-mod bodies;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::eventstream(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::eventstream::check(input));

@@ -1,9 +1,8 @@
-//! Any bytes as a connection's two directions, in any pieces: no panic, bounded memory, and the
-//! same result however they are cut. `cargo +nightly fuzz run exchange` in `llmtrace/`.
+//! `cargo +nightly fuzz run exchange` in `llmtrace/`; see drivers/exchange.rs.
 
 #![no_main]
 
-#[path = "../driver.rs"]
-mod driver;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| driver::check(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::exchange::check(input));

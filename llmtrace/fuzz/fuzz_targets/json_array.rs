@@ -1,10 +1,8 @@
-//! Any bytes as a streamed JSON array, in any pieces: no panic, bounded memory, and the same result
-//! however they are cut. `cargo +nightly fuzz run json_array` in `llmtrace/`.
+//! `cargo +nightly fuzz run json_array` in `llmtrace/`; see drivers/json_array.rs.
 
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[expect(dead_code, reason = "each target drives one of them")]
-mod bodies;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::json_array(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::json_array::check(input));

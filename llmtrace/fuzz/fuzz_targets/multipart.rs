@@ -1,10 +1,8 @@
-//! Any bytes as a form, in any pieces: no panic, bounded memory, and the same result
-//! however they are cut. `cargo +nightly fuzz run multipart` in `llmtrace/`.
+//! `cargo +nightly fuzz run multipart` in `llmtrace/`; see drivers/multipart.rs.
 
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[expect(dead_code, reason = "each target drives one of them")]
-mod bodies;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::multipart(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::multipart::check(input));

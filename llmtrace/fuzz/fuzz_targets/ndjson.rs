@@ -1,10 +1,8 @@
-//! Any bytes as lines of JSON, in any pieces: no panic, bounded memory, and the same result
-//! however they are cut. `cargo +nightly fuzz run ndjson` in `llmtrace/`.
+//! `cargo +nightly fuzz run ndjson` in `llmtrace/`; see drivers/ndjson.rs.
 
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[expect(dead_code, reason = "each target drives one of them")]
-mod bodies;
+#[path = "../drivers/mod.rs"]
+mod drivers;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| bodies::ndjson(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::ndjson::check(input));

@@ -43,6 +43,8 @@ struct Line<'a> {
     output_source: Option<&'static str>,
     events: u64,
     token_events: u64,
+    queue_ns: Option<Ns>,
+    backpressure_ns: Option<Ns>,
     user_agent: Option<&'a str>,
     client: Option<&'a str>,
     pid: u32,
@@ -91,6 +93,8 @@ impl<W: Write> RequestLog<W> {
             output_source: output.map(|(_, source)| labels::source(source)),
             events: f.events,
             token_events: f.token_events,
+            queue_ns: f.queued,
+            backpressure_ns: f.blocked,
             user_agent: f.user_agent.as_deref(),
             client: Some(&*peer.client).filter(|c| !c.is_empty()),
             pid: peer.pid,
@@ -116,7 +120,7 @@ impl<W: Write> RequestLog<W> {
 }
 
 /// UTC with milliseconds; times that are out of range are clamped to the years 1970 to 9999.
-fn rfc3339(ns: i128) -> String {
+pub fn rfc3339(ns: i128) -> String {
     const LAST: i128 = 253_402_300_799_999;
     let ms = (ns.div_euclid(1_000_000)).clamp(0, LAST) as u64;
     let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
@@ -165,6 +169,8 @@ mod tests {
             itl: None,
             itl_source: TokenSource::Events,
             token_times: None,
+            queued: Some(12_000),
+            blocked: Some(0),
             response_bytes: 10,
             user_agent: Some("curl/8".into()),
             drops: Drops::default(),
@@ -190,8 +196,8 @@ mod tests {
                 r#""stream":true,"outcome":"client_disconnect","phase":"mid_stream","#,
                 r#""model":"m\"\n","finish_reason":null,"prompt_tokens":7,"output_tokens":2,"#,
                 r#""cached_tokens":null,"reasoning_tokens":null,"output_source":"events","#,
-                r#""events":3,"token_events":2,"user_agent":"curl/8","client":"127.0.0.1:9","#,
-                r#""pid":42,"tls":true}"#,
+                r#""events":3,"token_events":2,"queue_ns":12000,"backpressure_ns":0,"#,
+                r#""user_agent":"curl/8","client":"127.0.0.1:9","pid":42,"tls":true}"#,
                 "\n"
             )
         );

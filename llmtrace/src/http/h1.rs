@@ -24,6 +24,8 @@ pub enum Event<'e, H> {
     End,
     /// The connection speaks another protocol from here on.
     Tunnel,
+    /// Bytes of that other protocol.
+    Other(&'e [u8]),
     /// The direction cannot be followed; the parser is lost.
     Error(H1Error),
     /// Bytes are missing where they were needed; the parser is lost.
@@ -82,11 +84,6 @@ impl RequestParser {
     /// A message begins at the next byte: forget everything else.
     pub fn resync(&mut self) {
         self.core.resync();
-    }
-
-    /// The response said that the connection is a tunnel now: ignore what follows.
-    pub fn tunnel(&mut self) {
-        self.core.set(State::Tunnel);
     }
 
     /// Nothing is known of the bytes to come (the direction was joined in its middle).
@@ -226,7 +223,8 @@ impl<S: Side> Core<S> {
                     }
                 }
                 State::UntilClose => return on(Event::Body(bytes)),
-                State::Tunnel | State::Lost => return,
+                State::Tunnel => return on(Event::Other(bytes)),
+                State::Lost => return,
                 State::Idle => {
                     // Empty lines between messages are allowed.
                     let Some(n) = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')) else {

@@ -43,7 +43,12 @@ pub struct ResponseHead<'a> {
     /// The x of HTTP/1.x.
     pub minor: u8,
     pub content_type: Option<&'a str>,
+    /// With the transfer codings that the framing does not undo.
     pub content_encoding: Option<&'a str>,
+    /// The protocol that a 101 switches to.
+    pub upgrade: Option<&'a str>,
+    /// `Sec-WebSocket-Extensions`, as agreed.
+    pub websocket_extensions: Option<&'a str>,
     pub keep_alive: bool,
     pub framing: Framing,
 }
@@ -51,15 +56,26 @@ pub struct ResponseHead<'a> {
 impl RequestHead<'_> {
     /// The path without scheme, authority, query and fragment.
     pub fn path(&self) -> &str {
+        let t = self.path_and_query();
+        t.find(['?', '#']).map_or(t, |i| &t[..i])
+    }
+
+    /// The value of a query parameter, as it is: percent signs stay.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.path_and_query().split_once('?')?;
+        let query = query.split('#').next()?;
+        query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn path_and_query(&self) -> &str {
         let t = self.target;
-        let t = match t.find("://") {
+        match t.find("://") {
             Some(i) if !t.starts_with('/') => {
                 let rest = &t[i + 3..];
                 rest.find('/').map_or("/", |i| &rest[i..])
             }
             _ => t,
-        };
-        t.find(['?', '#']).map_or(t, |i| &t[..i])
+        }
     }
 }
 
@@ -88,11 +104,14 @@ struct Fields<'a> {
     content_encoding: Option<&'a str>,
     traceparent: Option<&'a str>,
     expect_continue: bool,
-    upgrade: bool,
+    upgrade: Option<&'a str>,
+    websocket_extensions: Option<&'a str>,
     close: bool,
     keep_alive: bool,
     length: Option<u64>,
     coding: Coding,
+    /// Transfer codings besides `chunked`.
+    transfer: Option<&'a str>,
 }
 
 /// What `Transfer-Encoding` says.
@@ -113,7 +132,7 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
         match h.name.len() {
             4 if is("host") => f.host = text(),
             6 if is("expect") => f.expect_continue = has_token(h.value, "100-continue"),
-            7 if is("upgrade") => f.upgrade = true,
+            7 if is("upgrade") => f.upgrade = Some(text().unwrap_or("")),
             10 if is("user-agent") => f.user_agent = text(),
             10 if is("connection") => {
                 f.close |= has_token(h.value, "close");
@@ -138,15 +157,31 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
                     true => Coding::Chunked,
                     false => Coding::Other,
                 };
+                let all = text().unwrap_or(UNREADABLE);
+                let rest = match f.coding {
+                    Coding::Chunked => all.rsplit_once(',').map_or("", |(rest, _)| rest.trim()),
+                    _ => all,
+                };
+                if !rest.is_empty() {
+                    f.transfer = Some(if f.transfer.is_none() { rest } else { UNREADABLE });
+                }
             }
+            24 if is("sec-websocket-extensions") => f.websocket_extensions = text(),
             _ => {}
         }
     }
     if f.length.is_some() && f.coding != Coding::None {
         return Err(H1Error::BadLength);
     }
+    // To a reader the two kinds of coding are one.
+    if let Some(transfer) = f.transfer {
+        f.content_encoding = Some(f.content_encoding.map_or(transfer, |_| UNREADABLE));
+    }
     Ok(f)
 }
+
+/// In the place of a coding that cannot be undone.
+const UNREADABLE: &str = "unreadable";
 
 fn has_token(value: &[u8], token: &str) -> bool {
     value.split(|&b| b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
@@ -195,7 +230,7 @@ pub fn request(bytes: &[u8]) -> Result<Option<(RequestHead<'_>, usize)>, H1Error
         content_encoding: f.content_encoding,
         traceparent: f.traceparent,
         expect_continue: f.expect_continue,
-        upgrade: f.upgrade,
+        upgrade: f.upgrade.is_some(),
         keep_alive: !f.close && (minor > 0 || f.keep_alive),
         framing,
     };
@@ -230,6 +265,8 @@ pub fn response(bytes: &[u8]) -> Result<Option<(ResponseHead<'_>, usize)>, H1Err
         minor,
         content_type: f.content_type,
         content_encoding: f.content_encoding,
+        upgrade: f.upgrade,
+        websocket_extensions: f.websocket_extensions,
         keep_alive: !f.close && (minor > 0 || f.keep_alive),
         framing,
     };

@@ -1,5 +1,6 @@
-//! HTTP messages from ordered bytes, and what their bodies are made of: server-sent events, lines,
-//! the elements of an array, binary frames, the fields of a form.
+//! HTTP messages (1.x and 2) and WebSocket messages from ordered bytes; content codings of their
+//! bodies, and what these are made of: server-sent events, lines, the elements of an array, binary
+//! frames, the fields of a form.
 //!
 //! Parsing never fails outright: what cannot be understood is reported once, and the parser then
 //! ignores its direction until it is told where a message begins again.
@@ -11,14 +12,17 @@
 
 mod buf;
 pub mod chunked;
+pub mod encoding;
 pub mod eventstream;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod json_array;
 pub mod multipart;
 pub mod ndjson;
 pub mod sniff;
 pub mod sse;
+pub mod ws;
 
 pub use h1::{Asked, Event, RequestEvent, RequestParser, ResponseEvent, ResponseParser};
 pub use head::{Framing, RequestHead, ResponseHead};

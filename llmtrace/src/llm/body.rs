@@ -1,6 +1,6 @@
 //! The body of a response, on its way from bytes to facts: which framing it has, and its events.
 
-use super::dialect::{Asked, Decoder, Dialect, Route, Whole, openai};
+use super::dialect::{Asked, Choice, Decoder, Dialect, Facts, Route, Whole, grpc, openai};
 use super::outcome::{Drops, Ns};
 use super::track::{Seen, Stream};
 use crate::http::{ResponseHead, eventstream, json_array, ndjson, sse};
@@ -15,12 +15,21 @@ pub enum Framing {
     Array,
     /// AWS event stream.
     Frames,
+    /// gRPC's messages.
+    Messages(grpc::Call),
     /// No events: one text.
     Whole,
+    /// No events, and nothing that is read.
+    Opaque,
 }
 
 impl Framing {
     pub fn of(route: &Route, asked: &Asked, head: &ResponseHead<'_>) -> Self {
+        if let Dialect::Grpc(call) = route.dialect {
+            // A gateway's own error is no gRPC.
+            let streams = call.streams && head.status < 400;
+            return if streams { Self::Messages(call) } else { Self::Opaque };
+        }
         let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
         if head.is_type("text/event-stream") {
             Self::Sse
@@ -36,7 +45,7 @@ impl Framing {
     }
 
     pub fn is_stream(self) -> bool {
-        self != Self::Whole
+        !matches!(self, Self::Whole | Self::Opaque)
     }
 }
 
@@ -46,6 +55,7 @@ pub enum Body {
     /// Nothing: no response yet, or one that cannot be read.
     None,
     Events(Box<Events>),
+    Messages(Box<grpc::Messages>),
     Whole(Box<Whole>),
 }
 
@@ -56,7 +66,11 @@ impl Body {
             Framing::Lines => Splitter::Lines(ndjson::Decoder::new()),
             Framing::Array => Splitter::Array(json_array::Decoder::new()),
             Framing::Frames => Splitter::Frames(eventstream::Decoder::new()),
+            Framing::Messages(call) => {
+                return Self::Messages(Box::new(grpc::Messages::new(call)));
+            }
             Framing::Whole => return Self::Whole(Box::new(Whole::new(dialect))),
+            Framing::Opaque => return Self::None,
         };
         let decoder = Decoder::new(dialect);
         Self::Events(Box::new(Events { splitter, decoder, long: 0 }))
@@ -67,6 +81,7 @@ impl Body {
         match self {
             Self::None => 0,
             Self::Events(events) => size_of::<Events>() + events.buffered(),
+            Self::Messages(_) => size_of::<grpc::Messages>(),
             Self::Whole(_) => size_of::<Whole>(),
         }
     }
@@ -191,4 +206,23 @@ fn on_event(
     let mut seen = Seen::default();
     let facts = decoder.event(name, data, exception, |choice| stream.choice(&mut seen, &choice));
     stream.event(t, &seen, &facts);
+}
+
+/// Messages of a gRPC answer: each is an event.
+#[inline(never)]
+pub fn on_messages(t: Ns, bytes: &[u8], messages: &mut grpc::Messages, stream: &mut Stream) {
+    messages.push(bytes, |message| {
+        let tokens = !message.empty && !message.error;
+        let facts = Facts { error: message.error, ..Facts::default() };
+        on_message(t, Some(Choice { tokens, ..Choice::default() }), &facts, stream);
+    });
+}
+
+/// A message, with what it says of its one choice.
+pub fn on_message(t: Ns, choice: Option<Choice<'_>>, facts: &Facts<'_>, stream: &mut Stream) {
+    let mut seen = Seen::default();
+    if let Some(choice) = choice {
+        stream.choice(&mut seen, &choice);
+    }
+    stream.event(t, &seen, facts);
 }

@@ -6,7 +6,9 @@
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Body};
-use super::dialect::{self, Asked, Call, Operation, Proof, Request, Route, Said};
+use super::dialect::{
+    self, Asked, Call, Choice, Dialect, Facts, Operation, Proof, Request, Route, Said,
+};
 use super::json::clip;
 use super::outcome::{
     Drops, Finished, MAX_MODEL, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource,
@@ -24,6 +26,15 @@ pub struct Exchange {
     start: Ns,
     lost: Option<Ns>,
     live: Option<Box<Live>>,
+}
+
+/// What the responses of one session have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    pub route: Route,
+    pub method: &'a str,
+    pub user_agent: Option<&'a str>,
+    pub model: Option<&'a str>,
 }
 
 #[derive(Debug)]
@@ -48,6 +59,12 @@ struct Live {
     end: Option<Ns>,
     /// The first thing that cut the exchange short.
     cut: Option<(Ns, Cut)>,
+    /// When the first byte of the request had come to the server's socket, if it is known.
+    arrived: Option<Ns>,
+    /// For how long writes of the response were held back, if it is known.
+    held: Option<Ns>,
+    /// How a gRPC call ended.
+    grpc_status: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +77,17 @@ enum Cut {
 impl Exchange {
     /// `t0` is when the first byte of the request's head came.
     pub fn start(settings: &Settings, role: Role, t0: Ns, head: &RequestHead<'_>) -> Self {
-        let live = dialect::classify(head).and_then(|call| Live::new(settings, head, &call));
+        let live = dialect::classify(head).and_then(|call| Live::of_request(settings, head, &call));
+        Self { role, start: t0, lost: None, live }
+    }
+
+    /// One response of a session that has no message heads (see [`dialect::realtime`]).
+    pub fn of_session(settings: &Settings, role: Role, t0: Ns, opening: &Opening<'_>) -> Self {
+        let mut live = Live::new(settings, opening.route, opening.method, opening.user_agent);
+        live.asked.model = opening.model.map(Into::into);
+        live.request_end = Some(t0);
+        live.is_stream = true;
+        let live = Some(Box::new(live));
         Self { role, start: t0, lost: None, live }
     }
 
@@ -69,6 +96,26 @@ impl Exchange {
     #[inline]
     pub fn is_llm(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.route.sure)
+    }
+
+    /// The first byte of the request had waited in the socket since `t`.
+    pub fn waited(&mut self, t: Ns) {
+        if let Some(live) = &mut self.live {
+            live.arrived = Some(t);
+        }
+    }
+
+    /// Writes of the response were held back for so long, by a client that reads slowly.
+    pub fn held_back(&mut self, ns: Ns) {
+        if let Some(live) = &mut self.live {
+            live.held = Some(ns);
+        }
+    }
+
+    /// Whether this is a call of an LLM, or may still turn out to be one.
+    #[inline]
+    pub fn may_be_llm(&self) -> bool {
+        self.live.is_some()
     }
 
     pub fn started(&self) -> Ns {
@@ -92,6 +139,15 @@ impl Exchange {
             Proof::Is(dialect) => (live.route.sure, live.route.dialect) = (true, dialect),
             Proof::IsNot => self.live = None,
             Proof::None => {}
+        }
+    }
+
+    /// The rest of the request's body cannot be read.
+    pub fn request_unread(&mut self) {
+        let Some(live) = &mut self.live else { return };
+        live.request = None;
+        if !live.route.sure {
+            self.live = None;
         }
     }
 
@@ -129,9 +185,26 @@ impl Exchange {
         live.last_byte = Some(t);
         match &mut live.body {
             Body::Events(events) => events.push(t, bytes, &mut live.stream),
+            Body::Messages(messages) => body::on_messages(t, bytes, messages, &mut live.stream),
             Body::Whole(whole) => whole.push(bytes),
             Body::None => {}
         }
+    }
+
+    /// The trailers of a gRPC call, or a response that is nothing else.
+    pub fn grpc_status(&mut self, status: u32) {
+        if let Some(live) = &mut self.live {
+            live.grpc_status.get_or_insert(status);
+        }
+    }
+
+    /// One message of a session, with what it says; `status` is that of the session's opening.
+    pub fn message(&mut self, t: Ns, status: u16, choice: Option<Choice<'_>>, facts: &Facts<'_>) {
+        let Some(live) = &mut self.live else { return };
+        live.status = Some(status);
+        live.first_byte.get_or_insert(t);
+        live.last_byte = Some(t);
+        body::on_message(t, choice, facts, &mut live.stream);
     }
 
     /// The response is complete as far as HTTP can tell; `t` is when its last byte came.
@@ -199,7 +272,11 @@ impl Exchange {
 
 impl Live {
     /// None: not a call of an LLM.
-    fn new(settings: &Settings, head: &RequestHead<'_>, call: &Call<'_>) -> Option<Box<Self>> {
+    fn of_request(
+        settings: &Settings,
+        head: &RequestHead<'_>,
+        call: &Call<'_>,
+    ) -> Option<Box<Self>> {
         let route = call.route;
         let plain = head.content_encoding.is_none_or(|c| c.eq_ignore_ascii_case("identity"));
         let request = if plain { Request::new(&route, head.content_type) } else { None };
@@ -210,12 +287,19 @@ impl Live {
             let model = percent_decode_str(model).decode_utf8_lossy();
             clip(&model, MAX_MODEL).into()
         });
-        Some(Box::new(Self {
+        let mut live = Self::new(settings, route, head.method, head.user_agent);
+        live.request = request.map(Box::new);
+        live.asked.model = model;
+        Some(Box::new(live))
+    }
+
+    fn new(settings: &Settings, route: Route, method: &str, user_agent: Option<&str>) -> Self {
+        Self {
             route,
-            method: clip(head.method, 16).into(),
-            user_agent: head.user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
-            request: request.map(Box::new),
-            asked: Asked { model, stream: route.streams, ..Asked::default() },
+            method: clip(method, 16).into(),
+            user_agent: user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
+            request: None,
+            asked: Asked { stream: route.streams, ..Asked::default() },
             request_end: None,
             first_byte: None,
             last_byte: None,
@@ -227,14 +311,17 @@ impl Live {
             stream: Stream::new(settings),
             end: None,
             cut: None,
-        }))
+            arrived: None,
+            held: None,
+            grpc_status: None,
+        }
     }
 
     fn finish(mut self: Box<Self>, role: Role, start: Ns, lost: Option<Ns>) -> Finished {
         let (said, drops) = match std::mem::replace(&mut self.body, Body::None) {
             Body::Whole(whole) => (Some(whole.said()), Drops::default()),
             Body::Events(events) => (None, events.drops()),
-            Body::None => (None, Drops::default()),
+            Body::Messages(_) | Body::None => (None, Drops::default()),
         };
         let outcome = match lost {
             Some(_) => Outcome::Incomplete,
@@ -250,6 +337,7 @@ impl Live {
             (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
         };
         let said = said.unwrap_or_default();
+        let server = role == Role::Server;
         Finished {
             role,
             method: self.method,
@@ -275,6 +363,8 @@ impl Live {
             itl_source: self.stream.itl_source(),
             itl: self.stream.itl,
             token_times: self.stream.token_times,
+            queued: self.arrived.filter(|_| server).map(|t| start.saturating_sub(t)),
+            blocked: self.held.filter(|_| server),
             response_bytes: self.response_bytes,
             user_agent: self.user_agent,
             drops,
@@ -284,6 +374,11 @@ impl Live {
     fn outcome(&self, said: Option<&Said>) -> Outcome {
         if self.status.is_some_and(|status| status >= 400) {
             return Outcome::HttpError;
+        }
+        if let Dialect::Grpc(_) = self.route.dialect
+            && let Some(outcome) = self.grpc_outcome()
+        {
+            return outcome;
         }
         if self.stream.error || said.is_some_and(|said| said.error) {
             return Outcome::StreamError;
@@ -304,8 +399,22 @@ impl Live {
         }
     }
 
+    /// A call that was refused is an HTTP error in all but the number; one that fails after its
+    /// first message, an error inside a stream. Without a status it was cut short.
+    fn grpc_outcome(&self) -> Option<Outcome> {
+        const CANCELLED: u32 = 1;
+        match self.grpc_status? {
+            0 if self.stream.error => Some(Outcome::StreamError),
+            0 => Some(Outcome::Success),
+            // The server's answer to a client that has left.
+            CANCELLED if matches!(self.cut, Some((_, Cut::Client))) => None,
+            _ if self.stream.events > 0 => Some(Outcome::StreamError),
+            _ => Some(Outcome::HttpError),
+        }
+    }
+
     fn ended_properly(&self, said: Option<&Said>) -> bool {
-        if self.end.is_none() {
+        if self.end.is_none() || matches!(self.route.dialect, Dialect::Grpc(_)) {
             return false;
         }
         // A body that lasts until the close looks the same when it is cut short.
@@ -350,6 +459,8 @@ fn nothing(role: Role, start: Ns) -> Finished {
         itl: None,
         itl_source: TokenSource::Events,
         token_times: None,
+        queued: None,
+        blocked: None,
         response_bytes: 0,
         user_agent: None,
         drops: Drops::default(),

@@ -163,6 +163,12 @@ pub struct Finished {
     pub itl_source: TokenSource,
     /// Time of each token-bearing event, if asked for.
     pub token_times: Option<Vec<Ns>>,
+    /// Of a server: time from the arrival of the request's first byte in the socket to its read. Known
+    /// only if the request began at the first byte of a read, and the kernel tells of arrivals.
+    pub queued: Option<Ns>,
+    /// Of a server: time for which the writes of the response were held back by a client that reads
+    /// slowly. None if nobody looked.
+    pub blocked: Option<Ns>,
     /// Bytes of the response body after transfer decoding.
     pub response_bytes: u64,
     /// `User-Agent`, at most 64 bytes.

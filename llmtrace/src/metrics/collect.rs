@@ -178,6 +178,8 @@ fn times(out: &mut Families, all: &All, gap_bounds: &[u64]) {
     plain(&defs::FIRST_BYTE, FIRST, |s| &s.first_byte);
     plain(&defs::FIRST_TOKEN, FIRST, |s| &s.first_token);
     plain(&defs::RECEIVE, FIRST, |s| &s.receive);
+    plain(&defs::QUEUE, FIRST, |s| &s.queue);
+    plain(&defs::BACKPRESSURE, FIRST, |s| &s.backpressure);
     plain(&defs::PER_TOKEN, PER_TOKEN, |s| &s.per_token);
     plain(&defs::STALL, GAP, |s| &s.stall);
 }

@@ -44,6 +44,10 @@ defs! {
         "Streams only: largest gap between two token-bearing events of a stream, in seconds; one observation a stream.";
     RECEIVE: HISTOGRAM "llm_request_receive_seconds" true []
         "Seconds from the first to the last byte of the request (upload).";
+    QUEUE: HISTOGRAM "llm_request_queue_seconds" true []
+        "Servers only: seconds for which the first byte of a request waited in the socket before the server read it. Only of requests that begin with a read.";
+    BACKPRESSURE: HISTOGRAM "llm_client_backpressure_seconds" true []
+        "Streams of servers only: seconds for which writes of the response were held back by a client that reads slowly; one observation a stream, 0 included.";
     TOKENS: COUNTER "llm_tokens_total" true ["type", "source"]
         "Tokens by type. Cached ones are part of prompt, reasoning ones part of output. With source=\"events\", token-bearing events were counted, of which one may carry several tokens.";
     WASTED: COUNTER "llm_wasted_tokens_total" true []

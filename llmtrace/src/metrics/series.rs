@@ -74,6 +74,8 @@ pub(super) struct Series {
     pub(super) gaps: BySource<Hist>,
     pub(super) stall: Hist,
     pub(super) receive: Hist,
+    pub(super) queue: Hist,
+    pub(super) backpressure: Hist,
     pub(super) tokens: Tokens,
     pub(super) wasted: Option<u64>,
     pub(super) prompt: Hist,
@@ -165,6 +167,12 @@ impl Series {
         whole.observe(WHOLE, since(f.end));
         if let Some(t) = f.request_end {
             self.receive.observe(FIRST, since(t));
+        }
+        if let Some(t) = f.queued {
+            self.queue.observe(FIRST, t);
+        }
+        if let Some(t) = f.blocked.filter(|_| f.stream) {
+            self.backpressure.observe(FIRST, t);
         }
         if let Some(t) = f.first_byte {
             self.first_byte.observe(FIRST, since(t));

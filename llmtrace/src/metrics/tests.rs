@@ -29,6 +29,8 @@ fn finished(model: &str, outcome: Outcome) -> Finished {
         itl: None,
         itl_source: TokenSource::Events,
         token_times: None,
+        queued: Some(3_000_000),
+        blocked: Some(0),
         response_bytes: 10,
         user_agent: None,
         drops: Drops::default(),

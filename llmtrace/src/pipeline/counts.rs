@@ -37,6 +37,12 @@ reasons! {
         Pipeline = "pipeline",
         /// More requests wait for their response than are followed.
         TooMany = "too_many_pipelined",
+        /// A field of its response's head lies in a part of the header table that was missed.
+        UnknownHeaders = "unknown_headers",
+        /// The content coding of its response could not be undone.
+        Coding = "content_coding",
+        /// Undone, the content coding of its response would be too much.
+        CodingBomb = "coding_bomb",
         /// Its connection had to make room for another.
         Evicted = "evicted",
         /// The kernel side stopped passing its connection on.
@@ -55,6 +61,19 @@ reasons! {
         Gap = "gap",
         /// A response came whose request was not seen.
         Unasked = "response_without_request",
+        /// A request for another protocol was not answered before more came.
+        Unanswered = "unanswered_upgrade",
+        /// A content coding of a request, or that of a WebSocket, that could not be undone.
+        BadCoding = "bad_coding",
+        /// HTTP/2 or WebSocket: bytes that are no frame. An event stream: a frame with a wrong checksum
+        /// or length.
+        BadFrame = "bad_frame",
+        /// HTTP/2: a header block that could not be read.
+        BadHeaders = "bad_headers",
+        /// HTTP/2: a request with a field from a part of the header table that was missed.
+        UnknownHeaders = "unknown_headers",
+        /// HTTP/2: frames of a stream whose request was not seen.
+        UnknownStream = "unknown_stream",
         /// Bytes that are no message head.
         BadHead = "bad_head",
         HeadTooLong = "head_too_long",
@@ -63,15 +82,13 @@ reasons! {
         ChunkLineTooLong = "chunk_line_too_long",
         /// An event of a stream, of which only the head was read.
         LongEvent = "event_too_long",
-        /// A frame of an event stream with a wrong checksum or length.
-        BadFrame = "bad_frame",
     }
 }
 
 reasons! {
     /// Why a connection is not looked at any more.
     Verdict {
-        /// Its first bytes are not HTTP/1.
+        /// Its first bytes are not HTTP.
         NotHttp = "not_http",
         /// Joined in its middle, and no request came within a bound.
         NoRequest = "no_request",

@@ -1,11 +1,11 @@
 //! What a connection's state needs of the pipeline while it handles one record.
 
-use super::counts::{Counts, Resync, Verdict};
-use super::link::Pending;
+use super::counts::{Counts, Lost, Resync, Verdict};
+use super::pending::Pending;
 use super::{Sink, label};
 use crate::conn::Peer;
-use crate::llm::{Exchange, Outcome, Role, Settings};
-use crate::record::Open;
+use crate::llm::{Exchange, Finished, Outcome, Role, Settings};
+use crate::record::{Ns, Open};
 
 /// What is known of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Cx<'a, K> {
     pub sink: &'a mut K,
     pub counts: &'a mut Counts,
     pub meta: Meta<'a>,
+    /// For how long the connection's writes were held back, up to the record at hand.
+    pub held: Ns,
     /// Set if the connection is not to be looked at any more.
     pub verdict: Option<Verdict>,
 }
@@ -42,19 +44,26 @@ impl<K: Sink> Cx<'_, K> {
         peer
     }
 
-    pub fn finished(&mut self, pending: Pending) {
+    pub fn finished(&mut self, mut pending: Pending) {
         let Some(peer) = &pending.peer else {
             self.counts.other_http += 1;
             return;
         };
         self.counts.finished += 1;
+        let held = pending.held_until.unwrap_or(self.held);
+        pending.exchange.held_back(held.saturating_sub(pending.held_before));
         let finished = pending.exchange.finish();
+        self.over(&finished, pending.lost, peer);
+    }
+
+    /// An LLM exchange is over.
+    pub fn over(&mut self, finished: &Finished, lost: Option<Lost>, peer: &Peer) {
         if finished.outcome == Outcome::Incomplete {
-            self.counts.incomplete(pending.lost);
+            self.counts.incomplete(lost);
         }
         let drops = finished.drops;
         self.counts.resyncs(Resync::LongEvent, drops.long_events);
         self.counts.resyncs(Resync::BadFrame, drops.bad_frames);
-        self.sink.finished(&finished, peer);
+        self.sink.finished(finished, peer);
     }
 }

@@ -1,94 +1,116 @@
-//! The HTTP state of one connection: which direction carries requests, the two parsers, and the
-//! exchanges whose responses are to come.
+//! The state of one connection: what it speaks, and what every protocol needs to know of it.
 
-use std::collections::VecDeque;
-
-use super::counts::{Lost, Resync, Verdict};
+use super::Sink;
+use super::counts::Lost;
 use super::cx::Cx;
-use super::{EARLY_BYTES, JOINED_BYTES, JOINED_ONE_WAY_BYTES, Sink};
+use super::early::Early;
+use super::ending::{self, ending};
+use super::h1::{Http1, Turn};
+use super::h2::Http2;
+use super::held::{Arrival, Held};
+use super::pending::Pending;
+use super::start::{Found, Start};
+use super::ws::WebSocket;
 use crate::conn::{HOLD_NS, Peer, Piece};
-use crate::http::{
-    Asked, RequestParser, ResponseParser, Sniff, looks_like_request, looks_like_response,
-};
-use crate::llm::{Exchange, Role};
+use crate::http::ws::Extensions;
+use crate::llm::Role;
+use crate::llm::dialect::realtime::Session;
 use crate::record::{Direction, EndReason, Ns};
 
 /// What a connection is taken for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Side {
-    /// No request line was seen yet.
-    #[default]
-    Unknown,
-    Http(Role),
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every connection is the large one")]
+pub(super) enum Protocol {
+    Unknown(Start),
+    Http1(Http1),
+    Http2(Box<Http2>),
+    WebSocket(Box<WebSocket>),
     /// Not looked at any more.
     Silent,
 }
 
+/// What a connection has in whatever it speaks.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Which end the traced process is; nothing before the protocol is known.
+    pub role: Role,
+    pub peer: Option<Peer>,
+    /// When the other side was seen to send no more; its last bytes may still wait to be read.
+    pub peer_left: Option<Ns>,
+    pub arrival: Option<Arrival>,
+    pub held: Held,
+}
+
+impl Shared {
+    /// Since when the request that begins with a read had waited; `read` is when that ended.
+    pub fn waited_since(&mut self, read: Ns) -> Option<Ns> {
+        let arrival = self.arrival.take_if(|a| a.read == read && self.role == Role::Server)?;
+        Some(arrival.since)
+    }
+}
+
 /// The state of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Link {
-    pub side: Side,
-    pub request: RequestParser,
-    pub response: ResponseParser,
-    pub flow: Flow,
-    /// Response bytes whose request has not come yet.
-    early: Option<Box<Early>>,
-    /// Bytes of either direction before the first request line.
-    unknown: [u64; 2],
+    protocol: Protocol,
+    shared: Shared,
     /// On the pipeline's list of connections that wait for time to pass.
     pub listed: bool,
     /// Records that came although nobody looks at this connection.
     pub ignored: u32,
 }
 
-/// What both directions share.
-#[derive(Debug, Default)]
-pub(super) struct Flow {
-    pub role: Option<Role>,
-    /// Exchanges whose response is not over, the oldest first. Boxed: an idle connection holds
-    /// none, and the queue of one that had some stays small.
-    pub open: VecDeque<Box<Pending>>,
-    /// The request parser is inside the request of the newest of them.
-    pub sending: bool,
-    /// Exchanges ever begun.
-    pub begun: u64,
-    pub peer: Option<Peer>,
-    /// When the other side was seen to send no more; its last bytes may still wait to be read.
-    pub peer_left: Option<Ns>,
-    /// Requests were sent before the response to the one before.
-    pub pipelined: bool,
-    /// A loss on a pipelined connection: nobody knows any more which response is whose.
-    pub confused: bool,
-    pub request_start: Ns,
-    pub response_start: Ns,
-    /// The last byte of a response.
-    pub response_last: Ns,
-    pub failed: Option<(Lost, Resync)>,
-    pub tunnel: bool,
-    /// A response ended in this call.
-    pub ended: bool,
+/// An agreement on another protocol.
+#[derive(Debug)]
+pub(super) struct Switch {
+    pub to: To,
+    /// When the last byte of the agreement came.
+    pub at: Ns,
+    /// What the client had sent by then.
+    pub early: Vec<(Ns, Vec<u8>)>,
 }
 
-/// An exchange under way.
+/// `rest` is what the server sent right behind the agreement.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub exchange: Exchange,
-    pub asked: Asked,
-    /// As they were called at the start, so that what was counted up is counted down. None if
-    /// this is no call of an LLM.
-    pub peer: Option<Peer>,
-    pub lost: Option<Lost>,
+pub(super) enum To {
+    /// `first` is the exchange that goes on as the first stream.
+    Http2 {
+        first: Option<Box<Pending>>,
+        rest: Vec<u8>,
+    },
+    WebSocket {
+        session: Box<Session>,
+        extensions: Extensions,
+        rest: Vec<u8>,
+    },
 }
 
-#[derive(Debug)]
-struct Early {
-    direction: Direction,
-    since: Ns,
-    bytes: usize,
-    pieces: Vec<(Ns, Vec<u8>)>,
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            protocol: Protocol::Unknown(Start::default()),
+            shared: Shared {
+                role: Role::Server,
+                peer: None,
+                peer_left: None,
+                arrival: None,
+                held: Held::default(),
+            },
+            listed: false,
+            ignored: 0,
+        }
+    }
+}
+
+impl Link {
+    /// The connection's ends are to be named again.
+    pub fn forget_peer(&mut self) {
+        self.shared.peer = None;
+    }
 }
 
 /// The direction of the traced process that carries requests.
+#[inline]
 pub(super) fn request_direction(role: Role) -> Direction {
     match role {
         Role::Server => Direction::Read,
@@ -96,360 +118,246 @@ pub(super) fn request_direction(role: Role) -> Direction {
     }
 }
 
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Read => Direction::Write,
+        Direction::Write => Direction::Read,
+    }
+}
+
 impl Link {
+    #[inline]
+    pub fn is_silent(&self) -> bool {
+        matches!(self.protocol, Protocol::Silent)
+    }
+
     pub fn busy(&self) -> bool {
-        !self.flow.open.is_empty()
+        match &self.protocol {
+            Protocol::Http1(http1) => !http1.flow.open.is_empty(),
+            Protocol::Http2(http2) => http2.is_busy(),
+            Protocol::WebSocket(ws) => ws.open() > 0,
+            Protocol::Unknown(_) | Protocol::Silent => false,
+        }
+    }
+
+    /// LLM exchanges that are open.
+    pub fn open(&self) -> usize {
+        match &self.protocol {
+            Protocol::Http1(http1) => {
+                http1.flow.open.iter().filter(|p| p.exchange.is_llm()).count()
+            }
+            Protocol::Http2(http2) => http2.open(),
+            Protocol::WebSocket(ws) => ws.open(),
+            Protocol::Unknown(_) | Protocol::Silent => 0,
+        }
     }
 
     /// Which connections have to stay if there is no room for all.
     pub fn rank(&self) -> u8 {
-        match self.side {
-            Side::Silent => 0,
+        match self.protocol {
+            Protocol::Silent => 0,
             _ if self.busy() => 2,
             _ => 1,
         }
     }
 
-    /// Whether the next bytes of a direction would begin a request.
+    /// Whether the next bytes of a direction would begin a request, before which the response to
+    /// the one before must be over.
     #[cold]
     pub fn begins_request(&self, direction: Direction) -> bool {
-        matches!(self.side, Side::Http(role) if request_direction(role) == direction)
-            && (self.request.is_idle() || self.request.is_lost())
+        match &self.protocol {
+            Protocol::Http1(http1) => {
+                request_direction(self.shared.role) == direction && http1.begins_request()
+            }
+            _ => false,
+        }
     }
 
-    /// Whether response bytes wait for their request.
+    fn early(&self) -> Option<&Early> {
+        match &self.protocol {
+            Protocol::Unknown(start) => start.early.as_deref(),
+            Protocol::Http1(http1) => http1.early(),
+            _ => None,
+        }
+    }
+
+    /// Whether something waits for bytes of the other direction, or for time to pass.
+    #[inline]
     pub fn waits(&self) -> bool {
-        self.early.is_some()
+        match &self.protocol {
+            Protocol::Http1(http1) => http1.early().is_some(),
+            Protocol::Http2(http2) => http2.waits(),
+            _ => self.early().is_some(),
+        }
     }
 
-    /// Whether so many of them wait that the request has to come now.
+    /// Whether so many of them wait that the other direction has to come now.
     pub fn waits_for_room(&self) -> Option<Direction> {
-        let early = self.early.as_ref().filter(|e| e.bytes > EARLY_BYTES)?;
-        Some(match early.direction {
-            Direction::Read => Direction::Write,
-            Direction::Write => Direction::Read,
-        })
+        let early = self.early().filter(|e| e.bytes > super::EARLY_BYTES)?;
+        Some(opposite(early.direction))
+    }
+
+    /// What the read that ends at `read` takes had waited since `since`.
+    pub fn arrived(&mut self, since: Ns, read: Ns) {
+        self.shared.arrival = Some(Arrival { since, read });
+    }
+
+    /// From `at` on the socket takes no more.
+    pub fn refused(&mut self, at: Ns) {
+        self.shared.held.refused(at);
     }
 
     /// The next piece of one direction.
     #[inline]
     pub fn piece<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
-        match self.side {
-            Side::Http(role) => {
-                if direction == request_direction(role) {
-                    self.request_piece(direction, piece, cx);
-                } else {
-                    self.response_piece(direction, piece, cx);
-                }
-            }
-            Side::Unknown => self.unknown_piece(direction, piece, cx),
-            Side::Silent => {}
+        let (Piece::Bytes { enter, exit, .. } | Piece::Gap { enter, exit, .. }) = piece;
+        if direction == Direction::Write {
+            self.shared.held.wrote(enter, exit);
         }
+        cx.held = self.shared.held.total(time(direction, piece));
+        self.parse(direction, piece, cx);
     }
 
-    /// A piece of a connection that has not shown which way its requests go.
-    #[cold]
-    fn unknown_piece<K: Sink>(
-        &mut self,
-        direction: Direction,
-        piece: Piece<'_>,
-        cx: &mut Cx<'_, K>,
-    ) {
-        let Piece::Bytes { bytes, .. } = piece else {
-            self.unknown[direction as usize] += 1;
-            self.lose_both();
-            return;
-        };
-        let first = self.unknown == [0, 0];
-        let joined = !(cx.meta.from_birth && (first || self.early.is_some()));
-        if first && joined {
-            cx.counts.resync(Resync::Joined);
-        }
-        let seen = &mut self.unknown[direction as usize];
-        *seen += bytes.len() as u64;
-        if looks_like_request(bytes) != Sniff::No {
-            let role = match direction {
-                Direction::Read => Role::Server,
-                Direction::Write => Role::Client,
-            };
-            self.side = Side::Http(role);
-            self.flow.role = Some(role);
-            self.early = self.early.take().filter(|e| e.direction != direction);
-            if joined {
-                self.lose_both();
+    #[inline]
+    fn parse<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
+        if let Protocol::Http1(http1) = &mut self.protocol {
+            match http1.piece(&mut self.shared, direction, piece, cx) {
+                Turn::Stay => {}
+                turn => self.turn(turn, cx),
             }
-            self.request_piece(direction, piece, cx);
-        } else if self.early.is_some() || looks_like_response(bytes) != Sniff::No {
-            self.hold_early(direction, piece);
-        } else if cx.meta.from_birth && first {
-            cx.verdict = Some(Verdict::NotHttp);
         } else {
-            self.lose_both();
-            let [a, b] = self.unknown;
-            if a.min(b) > JOINED_BYTES || a.max(b) > JOINED_ONE_WAY_BYTES {
-                cx.verdict = Some(Verdict::NoRequest);
-            }
+            self.other_piece(direction, piece, cx);
         }
     }
 
-    fn lose_both(&mut self) {
-        self.request.lose();
-        self.response.lose();
-    }
-
-    fn request_piece<K: Sink>(
-        &mut self,
-        direction: Direction,
-        piece: Piece<'_>,
-        cx: &mut Cx<'_, K>,
-    ) {
-        let t = time(direction, piece);
-        let Self { request, response, flow, .. } = self;
-        let begun = flow.begun;
-        match piece {
-            Piece::Bytes { bytes, .. } => {
-                if request.is_lost() {
-                    if looks_like_request(bytes) == Sniff::No {
-                        return;
-                    }
-                    request.resync();
+    fn other_piece<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
+        match &mut self.protocol {
+            Protocol::Unknown(start) => {
+                let Some(Found { protocol, role, pieces }) = start.piece(direction, piece, cx)
+                else {
+                    return;
+                };
+                self.protocol = protocol;
+                self.shared.role = role;
+                for (t, bytes) in pieces {
+                    self.parse(direction, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
                 }
-                let fresh = request.is_idle();
-                request.push(bytes, |e| flow.on_request(&e, t, response, cx));
-                // What was taken for the beginning of a head was none; perhaps this is one.
-                if flow.failed.is_some()
-                    && flow.begun == begun
-                    && !fresh
-                    && looks_like_request(bytes) != Sniff::No
-                {
-                    flow.request_failed(t, cx);
-                    request.resync();
-                    request.push(bytes, |e| flow.on_request(&e, t, response, cx));
-                }
+                self.parse(direction, piece, cx);
             }
-            Piece::Gap { len: Some(len), .. } => {
-                request.gap(len, |e| flow.on_request(&e, t, response, cx));
-            }
-            Piece::Gap { len: None, .. } => {
-                request.lose();
-                flow.failed = Some((Lost::RequestGap, Resync::Gap));
-            }
-        }
-        if let Some((reason, _)) = flow.failed {
-            flow.request_failed(t, cx);
-            if reason == Lost::RequestError {
-                self.request_error(cx);
-            }
-        }
-        if self.flow.begun != begun && self.early.is_some() {
-            self.replay_early(cx);
+            Protocol::Http2(http2) => http2.piece(&mut self.shared, direction, piece, cx),
+            Protocol::WebSocket(ws) => ws.piece(&mut self.shared, direction, piece, cx),
+            Protocol::Http1(_) | Protocol::Silent => {}
         }
     }
 
-    /// After an error: on a connection without a single exchange it was no HTTP at all.
+    /// The connection is not what it was taken for.
     #[cold]
-    fn request_error<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
-        if self.flow.begun > 0 {
-            return;
-        }
-        if cx.meta.from_birth {
-            cx.verdict = Some(Verdict::NotHttp);
-        } else {
-            self.side = Side::Unknown;
-            self.flow.role = None;
-            self.lose_both();
-        }
-    }
-
-    fn response_piece<K: Sink>(
-        &mut self,
-        direction: Direction,
-        piece: Piece<'_>,
-        cx: &mut Cx<'_, K>,
-    ) {
-        let t = time(direction, piece);
-        if self.flow.open.is_empty() {
-            return self.unasked(direction, piece, cx);
-        }
-        let Self { request, response, flow, .. } = self;
-        match piece {
-            Piece::Bytes { bytes, .. } => {
-                flow.response_last = t;
-                if response.is_lost() {
-                    // What is left of a response that was given up.
-                    if looks_like_response(bytes) == Sniff::No {
-                        return;
-                    }
-                    response.resync();
-                    for pending in &flow.open {
-                        response.expect(pending.asked);
-                    }
-                }
-                response.push(bytes, |e| flow.on_response(&e, t, cx));
+    fn turn<K: Sink>(&mut self, turn: Turn, cx: &mut Cx<'_, K>) {
+        let switch = match turn {
+            Turn::Stay => return,
+            Turn::Unknown => {
+                self.protocol = Protocol::Unknown(Start::again());
+                return;
             }
-            Piece::Gap { len: Some(len), .. } => {
-                response.gap(len, |e| flow.on_response(&e, t, cx));
-            }
-            Piece::Gap { len: None, .. } => {
-                response.lose();
-                flow.failed = Some((Lost::ResponseGap, Resync::Gap));
-            }
-        }
-        if flow.failed.is_some() {
-            flow.response_failed(t, cx);
-            response.lose();
-        }
-        if flow.ended {
-            flow.ended = false;
-            if flow.open.is_empty() && !response.is_idle() && !response.is_lost() {
-                // More bytes than were asked for.
-                response.lose();
-                cx.counts.resync(Resync::Unasked);
-            }
-        }
-        if flow.tunnel {
-            request.tunnel();
-            cx.verdict = Some(Verdict::Tunnel);
-        }
-    }
-
-    /// Response bytes while nothing was asked: two threads' records may have changed places, so
-    /// what looks like a response waits a little for its request.
-    #[cold]
-    fn unasked<K: Sink>(&mut self, direction: Direction, piece: Piece<'_>, cx: &mut Cx<'_, K>) {
-        let Piece::Bytes { bytes, .. } = piece else {
-            self.drop_early(cx);
-            self.response.lose();
-            return;
+            Turn::Switch(switch) => *switch,
         };
-        if self.early.is_some() || looks_like_response(bytes) != Sniff::No {
-            self.hold_early(direction, piece);
-        } else if !self.response.is_lost() && bytes.iter().any(|b| !b.is_ascii_whitespace()) {
-            self.response.lose();
-            cx.counts.resync(Resync::Unasked);
+        let Switch { to, at, early } = switch;
+        let (protocol, rest) = match to {
+            To::Http2 { first, rest } => (Protocol::Http2(Box::new(Http2::upgraded(first))), rest),
+            To::WebSocket { session, extensions, rest } => {
+                (Protocol::WebSocket(Box::new(WebSocket::new(session, extensions))), rest)
+            }
+        };
+        self.protocol = protocol;
+        let client = request_direction(self.shared.role);
+        if !rest.is_empty() {
+            let piece = Piece::Bytes { enter: at, exit: at, bytes: &rest };
+            self.parse(opposite(client), piece, cx);
+        }
+        for (t, bytes) in early {
+            self.parse(client, Piece::Bytes { enter: t, exit: t, bytes: &bytes }, cx);
         }
     }
 
-    fn hold_early(&mut self, direction: Direction, piece: Piece<'_>) {
-        let Piece::Bytes { bytes, exit, .. } = piece else { return };
-        let early = self.early.get_or_insert_with(|| {
-            Box::new(Early { direction, since: exit, bytes: 0, pieces: Vec::new() })
-        });
-        if early.direction == direction {
-            // The caller looks at `waits_for_room` before the next record, and a record is small.
-            early.bytes += bytes.len().max(64);
-            early.pieces.push((time(direction, piece), bytes.to_vec()));
-        }
-    }
-
-    fn replay_early<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
-        let Some(early) = self.early.take() else { return };
-        for (t, bytes) in early.pieces {
-            let piece = Piece::Bytes { enter: t, exit: t, bytes: &bytes };
-            self.response_piece(early.direction, piece, cx);
-        }
-    }
-
-    /// Gives up waiting for the request of what came early.
+    /// Gives up waiting for bytes of the other direction.
     pub fn drop_early<K: Sink>(&mut self, cx: &mut Cx<'_, K>) {
-        if let Some(early) = self.early.take() {
-            cx.counts.unasked_bytes += early.pieces.iter().map(|p| p.1.len() as u64).sum::<u64>();
-            cx.counts.resync(Resync::Unasked);
-            self.response.lose();
+        cx.held = self.shared.held.total(0);
+        match &mut self.protocol {
+            Protocol::Unknown(start) => start.drop_early(cx),
+            Protocol::Http1(http1) => http1.drop_early(cx),
+            Protocol::Http2(http2) => http2.settle(Ns::MAX, cx),
+            Protocol::WebSocket(_) | Protocol::Silent => {}
         }
     }
 
     /// Time passes.
     pub fn tick<K: Sink>(&mut self, now: Ns, cx: &mut Cx<'_, K>) {
-        if self.early.as_ref().is_some_and(|e| now.saturating_sub(e.since) > HOLD_NS) {
+        cx.held = self.shared.held.total(now);
+        if let Protocol::Http2(http2) = &mut self.protocol {
+            http2.settle(now, cx);
+        } else if self.early().is_some_and(|e| now.saturating_sub(e.since) > HOLD_NS) {
             self.drop_early(cx);
         }
     }
 
-    /// Whether an end decides nothing yet: who closed its side may still get, or have sent, a
-    /// whole response.
+    /// Whether an end decides nothing yet.
     pub fn only_notes(&self, reason: EndReason) -> bool {
-        matches!(
-            (reason, self.flow.role),
-            (EndReason::PeerFin, _)
-                | (EndReason::ReadEof, Some(Role::Server))
-                | (EndReason::WriteBroken, Some(Role::Client))
-        )
+        let known = !matches!(self.protocol, Protocol::Unknown(_) | Protocol::Silent);
+        ending::only_notes(reason, known.then_some(self.shared.role))
     }
 
     /// An end of the connection, or of one of its directions; nothing more comes in time's order.
     #[cold]
     pub fn end<K: Sink>(&mut self, reason: EndReason, at: Ns, cx: &mut Cx<'_, K>) {
-        use EndReason::*;
-        let Side::Http(role) = self.side else { return };
-        let flow = &mut self.flow;
-        match (role, reason) {
-            (_, PeerFin) | (Role::Server, ReadEof) | (Role::Client, WriteBroken) => {
-                let left = *flow.peer_left.get_or_insert(at);
-                if role == Role::Server {
-                    flow.open.iter_mut().for_each(|p| p.exchange.client_left(left));
-                }
-                return;
-            }
-            (Role::Server, LocalFin | Closed) => {
-                self.response_eof(at, cx);
-                self.flow.finish_all(cx, |e| e.server_left(at));
-            }
-            (Role::Server, LocalReset) => flow.finish_all(cx, |e| e.server_left(at)),
-            (Role::Server, PeerReset | WriteBroken | ReadReset) => {
-                flow.finish_all(cx, |e| e.client_left(at));
-            }
-            (Role::Client, PeerReset | ReadReset) => {
-                let left = flow.peer_left.unwrap_or(at);
-                flow.finish_all(cx, |e| e.server_left(left));
-            }
-            (Role::Client, ReadEof) => {
-                let left = flow.peer_left.unwrap_or(at);
-                self.server_gone(left, cx);
-            }
-            (Role::Client, LocalFin | LocalReset | Closed) => match flow.peer_left {
-                Some(left) => self.server_gone(left, cx),
-                None => flow.finish_all(cx, |e| e.client_left(at)),
-            },
+        cx.held = self.shared.held.total(at);
+        let Self { protocol, shared, .. } = self;
+        match protocol {
+            Protocol::Unknown(_) | Protocol::Silent => {}
+            Protocol::Http1(http1) => http1.end(ending(reason, at, shared), cx),
+            Protocol::Http2(http2) => http2.end(ending(reason, at, shared), cx),
+            Protocol::WebSocket(ws) => ws.end(ending(reason, at, shared), shared, cx),
         }
-        self.flow.sending = false;
-        self.response.lose();
-    }
-
-    fn server_gone<K: Sink>(&mut self, at: Ns, cx: &mut Cx<'_, K>) {
-        self.response_eof(at, cx);
-        self.flow.finish_all(cx, |e| e.server_left(at));
-    }
-
-    /// Completes a body that lasts until the close.
-    fn response_eof<K: Sink>(&mut self, at: Ns, cx: &mut Cx<'_, K>) {
-        let Self { response, flow, .. } = self;
-        let t = if flow.response_last == 0 { at } else { flow.response_last };
-        response.eof(|e| flow.on_response(&e, t, cx));
-        flow.ended = false;
-        flow.failed = None;
     }
 
     /// Nothing came for too long.
     pub fn timed_out<K: Sink>(&mut self, now: Ns, cx: &mut Cx<'_, K>) {
-        let server_left = self.flow.peer_left.filter(|_| self.flow.role == Some(Role::Client));
-        self.flow.finish_all(cx, |e| {
+        cx.held = self.shared.held.total(now);
+        let server_left = self.shared.peer_left.filter(|_| self.shared.role == Role::Client);
+        let how = |exchange: &mut crate::llm::Exchange| {
             if let Some(t) = server_left {
-                e.server_left(t);
+                exchange.server_left(t);
             }
-            e.timed_out(now);
-        });
+            exchange.timed_out(now);
+        };
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.flow.finish_all(cx, how),
+            Protocol::Http2(http2) => http2.finish_all(cx, how),
+            Protocol::WebSocket(ws) => ws.finish_all(&mut self.shared, None, cx, how),
+            Protocol::Unknown(_) | Protocol::Silent => {}
+        }
+    }
+
+    /// Ends every open exchange as incomplete.
+    pub fn lose_all<K: Sink>(&mut self, t: Ns, reason: Lost, cx: &mut Cx<'_, K>) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.flow.lose_all(t, reason, cx),
+            Protocol::Http2(http2) => http2.lose_all(t, reason, cx),
+            Protocol::WebSocket(ws) => {
+                ws.finish_all(&mut self.shared, Some(reason), cx, |e| e.lost(t));
+            }
+            Protocol::Unknown(_) | Protocol::Silent => {}
+        }
     }
 
     /// Looks at this connection no more.
     pub fn silence(&mut self) {
-        *self = Self { side: Side::Silent, listed: self.listed, ..Self::default() };
+        *self = Self { protocol: Protocol::Silent, listed: self.listed, ..Self::default() };
     }
 }
 
 /// When bytes were there: those read at the call's end, those written at its beginning.
 #[inline]
-fn time(direction: Direction, piece: Piece<'_>) -> Ns {
+pub(super) fn time(direction: Direction, piece: Piece<'_>) -> Ns {
     let (Piece::Bytes { enter, exit, .. } | Piece::Gap { enter, exit, .. }) = piece;
     match direction {
         Direction::Read => exit,

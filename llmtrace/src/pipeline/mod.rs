@@ -11,11 +11,18 @@
 
 mod counts;
 mod cx;
-mod flow;
+mod early;
+mod ending;
+mod h1;
+mod h2;
+mod held;
 mod label;
 mod link;
+mod pending;
+mod start;
 #[cfg(test)]
 mod tests;
+mod ws;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,18 +31,19 @@ use rustc_hash::FxHashSet;
 
 pub use crate::conn::Peer;
 pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
+pub use held::LONG_WRITE_NS;
 pub use label::MAX_LABEL;
 
 use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
 use crate::llm::{Finished, Role, Settings};
 use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Process, Record, SockId};
 use cx::{Cx, Meta};
-use link::{Link, Side};
+use link::Link;
 
 /// Response bytes of one connection that wait for their request.
 pub const EARLY_BYTES: usize = 64 * 1024;
 /// Bytes of a connection joined in its middle, in each of both directions, without a request line:
-/// no HTTP/1. One direction alone may be the rest of a long message, so it may have more.
+/// no HTTP. One direction alone may be the rest of a long message, so it may have more.
 pub const JOINED_BYTES: u64 = 64 * 1024;
 pub const JOINED_ONE_WAY_BYTES: u64 = 16 * 1024 * 1024;
 /// After a loss among pipelined requests, this long without a response byte sets things right.
@@ -150,9 +158,7 @@ impl Pipeline {
         while let Some(end) = self.ends.pop_front() {
             self.apply(end.id, end.at, end.reason, sink);
         }
-        let open =
-            |e: &Entry<Link>| e.state.flow.open.iter().filter(|p| p.exchange.is_llm()).count();
-        self.counts.still_open += self.table.iter().map(open).sum::<usize>() as u64;
+        self.counts.still_open += self.table.iter().map(|e| e.state.open()).sum::<usize>() as u64;
         let conn = self.table.counts();
         self.table = Table::default().ranked(Link::rank);
         self.table.shared.counts = conn;
@@ -184,7 +190,7 @@ impl Pipeline {
             self.late(sink);
         }
         let (slot, entry, shared) = self.table.touch(data);
-        if entry.state.side == Side::Silent {
+        if entry.state.is_silent() {
             return self.ignored(slot);
         }
         let from_birth = entry.from_birth;
@@ -250,7 +256,7 @@ impl Pipeline {
             self.unix.remove(&entry.id);
             let now = self.now;
             let (.., link, mut cx) = parts(&mut entry, &self.settings, &mut self.counts, sink);
-            link.flow.lose_all(now, Lost::Evicted, &mut cx);
+            link.lose_all(now, Lost::Evicted, &mut cx);
         }
     }
 
@@ -280,12 +286,12 @@ impl Pipeline {
         let Some((entry, shared)) = self.table.get(slot) else { return };
         entry.read.discard(shared);
         entry.write.discard(shared);
-        if entry.state.side == Side::Silent {
+        if entry.state.is_silent() {
             return;
         }
         self.counts.verdict(verdict);
         let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        link.flow.lose_all(now, Lost::Silenced, &mut cx);
+        link.lose_all(now, Lost::Silenced, &mut cx);
         link.silence();
     }
 
@@ -327,18 +333,30 @@ impl Pipeline {
                     self.end(id, *at, EndReason::Closed, sink);
                 }
             }
-            Record::Data(_)
-            | Record::Process { .. }
-            | Record::Arrived { .. }
-            | Record::Refused { .. } => {}
+            Record::Arrived { id, arrived, at } => {
+                if let Some(link) = self.link(*id) {
+                    link.arrived(*arrived, *at);
+                }
+            }
+            Record::Refused { id, at, .. } => {
+                if let Some(link) = self.link(*id) {
+                    link.refused(*at);
+                }
+            }
+            Record::Data(_) | Record::Process { .. } => {}
         }
+    }
+
+    fn link(&mut self, id: SockId) -> Option<&mut Link> {
+        let slot = self.table.find(id)?;
+        self.table.get(slot).map(|(entry, _)| &mut entry.state)
     }
 
     fn open(&mut self, open: &Open, sink: &mut impl Sink) {
         let slot = self.table.open(open);
         if let Some((entry, _)) = self.table.get(slot) {
             // Named again: addresses may have become known.
-            entry.state.flow.peer = None;
+            entry.state.forget_peer();
         }
         let by_tcp = |a: &Address| matches!(a, Address::Ip(_));
         if by_tcp(&open.local) && by_tcp(&open.remote) {
@@ -453,5 +471,5 @@ fn parts<'e, K: Sink>(
 ) -> Parts<'e, K> {
     let Entry { pid, from_birth, open, read, write, state, .. } = entry;
     let meta = Meta { pid: *pid, from_birth: *from_birth, open: open.as_deref() };
-    (read, write, state, Cx { settings, sink, counts, meta, verdict: None })
+    (read, write, state, Cx { settings, sink, counts, meta, held: 0, verdict: None })
 }

@@ -5,8 +5,12 @@ use crate::llm::Outcome;
 use crate::record::{Position, Sniffed};
 
 mod ends;
+mod h2;
+mod late;
 mod random;
 mod review;
+mod waiting;
+mod ws;
 
 const MS: Ns = 1_000_000;
 const BODY: &str = r#"{"model":"m","stream":true}"#;
@@ -129,12 +133,16 @@ impl Bench {
     }
 
     fn send(&mut self, direction: Direction, text: &str) {
+        self.send_bytes(direction, text.as_bytes());
+    }
+
+    fn send_bytes(&mut self, direction: Direction, bytes: &[u8]) {
         self.t += MS;
         let at = self.at[direction as usize];
-        self.at[direction as usize] = at.wrapping_add(text.len() as u32);
+        self.at[direction as usize] = at.wrapping_add(bytes.len() as u32);
         match &mut self.aside {
-            Some(aside) => aside.push((direction, at, self.t, text.as_bytes().to_vec())),
-            None => self.data(direction, at, self.t, text.as_bytes(), text.len() as u32),
+            Some(aside) => aside.push((direction, at, self.t, bytes.to_vec())),
+            None => self.data(direction, at, self.t, bytes, bytes.len() as u32),
         }
     }
 

@@ -22,6 +22,12 @@ pub struct ServerRecord {
     pub token_times_ns: Vec<u64>,
     /// Right before the last write, or when the client was found gone.
     pub end_ns: u64,
+    /// From when the request could be read to its read (`slow.py` only).
+    pub waited_ns: u64,
+    /// Sum of the writes that lasted 1 ms or more (`slow.py` only).
+    pub held_ns: u64,
+    /// The longest of them.
+    pub longest_ns: u64,
 }
 
 impl ServerRecord {

@@ -38,6 +38,11 @@ const RULES: &[Rule] = &[
     Rule { module: "probe", may_use: Some(&["config", "record"]), must_not: &[] },
     Rule { module: "record", may_use: Some(&[]), must_not: SANS_IO },
     Rule { module: "conn", may_use: Some(&["record"]), must_not: SANS_IO },
+    Rule {
+        module: "recording",
+        may_use: Some(&["record", "conn", "http", "llm"]),
+        must_not: SANS_IO,
+    },
     Rule { module: "http", may_use: Some(&[]), must_not: SANS_IO },
     Rule { module: "llm", may_use: Some(&["http"]), must_not: SANS_IO },
     Rule { module: "metrics", may_use: Some(&["llm"]), must_not: NO_AYA },
@@ -139,7 +144,8 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
 }
 
 /// Modules without a rule of their own, which may use everything.
-const OTHERS: &[&str] = &["cli", "config", "demo", "pipeline", "replay", "run", "serve", "ui"];
+const OTHERS: &[&str] =
+    &["cli", "config", "demo", "pipeline", "recorder", "replay", "run", "serve", "ui"];
 
 fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
     must_not.iter().copied().find(|name| {

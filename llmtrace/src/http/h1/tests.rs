@@ -6,7 +6,7 @@ fn line<H>(log: &mut Vec<String>, event: &Event<'_, H>, head: impl FnOnce(&H) ->
     match event {
         Event::Start => {}
         Event::Head(h) => log.push(head(h)),
-        Event::Body(bytes) => match log.last_mut() {
+        Event::Body(bytes) | Event::Other(bytes) => match log.last_mut() {
             Some(last) if last.starts_with('"') => {
                 last.push_str(&String::from_utf8_lossy(bytes));
             }
@@ -116,10 +116,10 @@ fn responses_follow_their_requests() {
 
 #[test]
 fn tunnels() {
-    let upgrade = responses(&[Asked::Other], b"HTTP/1.1 101 Switching\r\n\r\n\x81\x05hello");
-    assert_eq!(upgrade, ["101", "tunnel"]);
+    let upgrade = responses(&[Asked::Other], b"HTTP/1.1 101 Switching\r\n\r\nhello");
+    assert_eq!(upgrade, ["101", "tunnel", "\"hello"]);
     let connect = responses(&[Asked::Connect], b"HTTP/1.1 200 OK\r\n\r\n\x16\x03\x01");
-    assert_eq!(connect, ["200", "tunnel"]);
+    assert_eq!(connect, ["200", "tunnel", "\"\u{16}\u{3}\u{1}"]);
     let refused = responses(&[Asked::Connect], b"HTTP/1.1 403 No\r\ncontent-length: 1\r\n\r\nx");
     assert_eq!(refused, ["403", "\"x", "end"]);
 }
@@ -257,4 +257,46 @@ fn head_fields() {
         }
     });
     assert!(seen);
+}
+
+/// What two readers could read in two ways is not read at all.
+#[test]
+fn folded_fields_and_loose_colons_are_errors() {
+    for field in ["x: a\r\n b", "content-length : 5", "content-length\t: 5", "x:\0"] {
+        let request = format!("POST / HTTP/1.1\r\n{field}\r\ncontent-length: 5\r\n\r\nhello");
+        assert_eq!(
+            requests(request.as_bytes()),
+            ["error: not an HTTP/1 message head"],
+            "{field:?}"
+        );
+        let response = format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\nhello");
+        assert_eq!(
+            responses(&[Asked::Other], response.as_bytes()),
+            ["error: not an HTTP/1 message head"],
+            "{field:?}"
+        );
+    }
+}
+
+/// What real servers send: bare line feeds, lower-case names, no reason, extensions, trailers.
+#[test]
+fn loose_but_clear() {
+    let bytes = b"HTTP/1.1 200\ntransfer-encoding: Chunked\n\n5 ; a=\"b\"\nhello\n0\nx: y\n\n";
+    assert_eq!(responses(&[Asked::Other], bytes), ["200", "\"hello", "end"]);
+}
+
+#[test]
+fn transfer_codings_beside_chunked_are_content_codings() {
+    for (fields, expected) in [
+        ("transfer-encoding: gzip, chunked", Some("gzip")),
+        ("Transfer-Encoding: gzip\r\ntransfer-encoding: chunked", Some("gzip")),
+        ("transfer-encoding: br , gzip,chunked", Some("br , gzip")),
+        ("transfer-encoding: gzip, chunked\r\ncontent-encoding: br", Some("unreadable")),
+        ("transfer-encoding: chunked\r\ncontent-encoding: br", Some("br")),
+        ("transfer-encoding: chunked", None),
+    ] {
+        let bytes = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
+        let (head, _) = crate::http::head::response(bytes.as_bytes()).unwrap().unwrap();
+        assert_eq!((head.framing, head.content_encoding), (Framing::Chunked, expected), "{fields}");
+    }
 }

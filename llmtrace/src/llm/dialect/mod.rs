@@ -5,6 +5,9 @@
 //! A request head is classified by its path ([`classify`]). Where the path alone proves nothing, the
 //! call counts only once its body shows the keys of a dialect. How a response is framed (SSE, lines,
 //! one text, ...) is the exchange's business, not the dialect's.
+//!
+//! Two are no tables, because their messages are not the JSON texts of an HTTP body: [`grpc`] and
+//! [`realtime`].
 
 mod anthropic;
 mod audio;
@@ -12,6 +15,7 @@ mod bedrock;
 mod cohere;
 mod gemini;
 mod generate;
+pub mod grpc;
 mod invocations;
 mod kobold;
 mod llamacpp;
@@ -19,6 +23,7 @@ mod note;
 mod ollama;
 pub mod openai;
 mod read;
+pub mod realtime;
 mod request;
 mod responses;
 mod route;
@@ -30,9 +35,10 @@ mod vectors;
 pub use note::{Choice, Facts};
 pub use read::{Decoder, Said, Whole};
 pub use request::{Asked, Proof, Request};
-pub use route::{Call, Operation, Route, classify};
+pub use route::{Call, Operation, Route};
 
 use super::json::stream::{Node, Paths, Value};
+use crate::http::RequestHead;
 use note::Note;
 use request::Shape;
 
@@ -66,6 +72,15 @@ pub enum Dialect {
     Cohere,
     /// KoboldCpp's own.
     Kobold,
+    /// Its answers are counted by message; see [`grpc::Messages`].
+    Grpc(grpc::Call),
+    /// Its messages are read by [`realtime::Session`].
+    Realtime,
+}
+
+/// None: not a call of an LLM.
+pub fn classify<'a>(head: &'a RequestHead<'_>) -> Option<Call<'a>> {
+    route::classify(head).or_else(|| grpc::classify(head))
 }
 
 /// What a dialect's module says. `REQUEST` and `RESPONSE` lead to the nodes of [`request::ask`] and
@@ -87,6 +102,14 @@ trait Api {
 /// First node that means what its dialect says.
 const OWN: Node = 64;
 
+/// In the place of a dialect's `Api` where it has none: nothing is found in any text.
+struct NoTable;
+
+impl Api for NoTable {
+    const REQUEST: Paths = &[];
+    const RESPONSE: Paths = &[];
+}
+
 /// Evaluates an expression with the type `$api` of a dialect: dispatch without a table of functions.
 macro_rules! with_api {
     ($dialect:expr, $api:ident => $body:expr) => {
@@ -101,6 +124,10 @@ macro_rules! with_api {
                 type $api = super::$module::Api;
                 $body
             })+
+            super::Dialect::Grpc(_) | super::Dialect::Realtime => {
+                type $api = super::NoTable;
+                $body
+            }
         }
     };
 }

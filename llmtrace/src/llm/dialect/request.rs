@@ -1,6 +1,6 @@
 //! What a request asks for, read from its body as it goes by.
 
-use super::{Dialect, OWN, Route, with_api};
+use super::{Dialect, OWN, Route, grpc, with_api};
 use crate::http::multipart;
 use crate::llm::json::stream::{Node, Scanner, Value};
 use crate::llm::json::{number, unescape};
@@ -107,6 +107,7 @@ pub struct Request {
 enum Body {
     Json(Scanner),
     Form(multipart::Decoder),
+    Grpc(grpc::Request),
 }
 
 impl Request {
@@ -115,6 +116,9 @@ impl Request {
         let kind = content_type.map(|v| v.split(';').next().unwrap_or("").trim());
         let is = |essence: &str| kind.is_some_and(|v| v.eq_ignore_ascii_case(essence));
         let dialect = route.dialect;
+        if let Dialect::Grpc(call) = dialect {
+            return Some(Self { dialect, body: Body::Grpc(grpc::Request::new(call)) });
+        }
         if is("multipart/form-data") {
             let form = multipart::Decoder::new(content_type?)?;
             return Some(Self { dialect, body: Body::Form(form) });
@@ -133,6 +137,7 @@ impl Request {
         match &self.body {
             Body::Json(_) => 0,
             Body::Form(form) => form.buffered(),
+            Body::Grpc(request) => request.buffered(),
         }
     }
 
@@ -167,6 +172,7 @@ impl Request {
                 }
                 _ => {}
             }),
+            Body::Grpc(request) => request.push(bytes, shape.asked),
         }
         shape.proof
     }

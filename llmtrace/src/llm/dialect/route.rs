@@ -50,7 +50,7 @@ pub struct Call<'a> {
     pub model: Option<&'a str>,
 }
 
-const fn route(dialect: Dialect, operation: Operation, endpoint: &'static str) -> Route {
+pub(super) const fn route(dialect: Dialect, operation: Operation, endpoint: &'static str) -> Route {
     Route { dialect, endpoint, operation, streams: false, sure: true }
 }
 
@@ -59,7 +59,7 @@ impl Route {
         Self { sure: false, ..self }
     }
 
-    const fn streams(self) -> Self {
+    pub(super) const fn streams(self) -> Self {
         Self { streams: true, ..self }
     }
 }

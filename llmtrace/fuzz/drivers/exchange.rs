@@ -1,4 +1,4 @@
-//! Drives a connection's parsers and exchanges with any bytes; shared by the fuzzer and by tests.
+//! An HTTP/1 connection's parsers and exchanges.
 //!
 //! An input is one byte that chooses the pieces, one that chooses the end, the client's bytes, a
 //! `0x1E`, and the server's bytes.
@@ -9,31 +9,7 @@ use std::sync::Arc;
 use llmtrace::http::{Asked, Event, MAX_EVENT, MAX_HEAD, RequestParser, ResponseParser};
 use llmtrace::llm::{Exchange, Finished, Role, Settings};
 
-/// How both directions are cut into pieces.
-#[derive(Clone, Copy, Debug)]
-pub enum Cuts {
-    Whole,
-    /// Pieces of one byte.
-    Bytes,
-    /// Pieces of 1 to 64 bytes.
-    Random(u64),
-}
-
-impl Cuts {
-    fn next(&mut self, left: usize) -> usize {
-        let size = match self {
-            Self::Whole => left,
-            Self::Bytes => 1,
-            Self::Random(state) => {
-                *state ^= *state << 13;
-                *state ^= *state >> 7;
-                *state ^= *state << 17;
-                (*state % 64) as usize + 1
-            }
-        };
-        size.min(left)
-    }
-}
+use super::Cuts;
 
 /// How the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +66,7 @@ fn note<H>(log: &mut String, event: &Event<'_, H>) {
         Event::Error(e) => write!(log, " Error {e} "),
         Event::Lost => write!(log, " Lost "),
         Event::Truncated => write!(log, " Truncated "),
+        Event::Other(bytes) => bytes.iter().try_for_each(|b| write!(log, "{b:02x}")),
     };
 }
 
@@ -189,33 +166,25 @@ fn respond(
             exchange.response_end(NOW);
             finished.extend(open.pop_front().map(Exchange::finish));
         }
-        Event::Start | Event::Interim(_) | Event::Truncated => {}
-    }
-}
-
-fn each(mut bytes: &[u8], cuts: &mut Cuts, mut to: impl FnMut(&[u8])) {
-    while !bytes.is_empty() {
-        let (piece, rest) = bytes.split_at(cuts.next(bytes.len()));
-        to(piece);
-        bytes = rest;
+        Event::Start | Event::Interim(_) | Event::Truncated | Event::Other(_) => {}
     }
 }
 
 /// The whole of a connection.
 pub fn drive(client: &[u8], server: &[u8], mut cuts: Cuts, end: End) -> Connection {
     let mut connection = Connection::default();
-    each(client, &mut cuts, |piece| connection.client(piece));
+    cuts.each(client, |piece| connection.client(piece));
     if end == End::HalfClose {
         connection.client_left();
     }
-    each(server, &mut cuts, |piece| connection.server(piece));
+    cuts.each(server, |piece| connection.server(piece));
     match end {
         End::ServerCloses | End::HalfClose => {}
         End::ClientCloses => connection.client_left(),
         End::Timeout => connection.timed_out(),
         End::Gap(len) => {
             connection.server_gap(len);
-            each(server, &mut cuts, |piece| connection.server(piece));
+            cuts.each(server, |piece| connection.server(piece));
         }
     }
     connection.server_left();
@@ -226,10 +195,7 @@ pub fn drive(client: &[u8], server: &[u8], mut cuts: Cuts, end: End) -> Connecti
 /// Drives an input twice, whole and in pieces, and compares.
 pub fn check(input: &[u8]) {
     let [cuts, end, bytes @ ..] = input else { return };
-    let cuts = match cuts {
-        0 => Cuts::Bytes,
-        &seed => Cuts::Random(u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
-    };
+    let cuts = Cuts::of(*cuts);
     let end = match end {
         b'c' => End::ClientCloses,
         b'h' => End::HalfClose,

@@ -1,0 +1,8 @@
+//! `cargo +nightly fuzz run encoding` in `llmtrace/`; see drivers/encoding.rs.
+
+#![no_main]
+
+#[path = "../drivers/mod.rs"]
+mod drivers;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::encoding::check(input));

@@ -1,0 +1,8 @@
+//! `cargo +nightly fuzz run ws` in `llmtrace/`; see drivers/ws.rs.
+
+#![no_main]
+
+#[path = "../drivers/mod.rs"]
+mod drivers;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| drivers::ws::check(input));

@@ -1,0 +1,182 @@
+//! `llmtrace record`: an agent whose records also go to a file.
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::OpenOptions,
+    io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    cli::RecordArgs,
+    metrics::Metrics,
+    probe::signals,
+    record::Record,
+    recording::{
+        Contents, Writer,
+        redact::{Item, Redactor},
+    },
+    run::{Agent, Tap, open_log, wall_offset},
+};
+
+/// Bytes that are written to the file at once.
+const BUFFER: usize = 1 << 20;
+const MIB: u64 = 1 << 20;
+
+/// What the loop wants to know of the file.
+#[derive(Default)]
+struct State {
+    written: Cell<u64>,
+    records: Cell<u64>,
+    failed: RefCell<Option<io::Error>>,
+}
+
+struct File {
+    writer: Writer<BufWriter<Box<dyn Write>>>,
+    redactor: Option<Redactor>,
+    state: Rc<State>,
+}
+
+impl File {
+    fn item(&mut self, item: Item<'_>) {
+        let Self { writer, redactor, state } = self;
+        match redactor {
+            Some(redactor) => redactor.push(item, |item| put(writer, item, state)),
+            None => put(writer, &item, state),
+        }
+    }
+}
+
+/// Writes an item, unless writing has failed before.
+fn put(writer: &mut Writer<impl Write>, item: &Item<'_>, state: &State) {
+    if state.failed.borrow().is_some() {
+        return;
+    }
+    let result = match item {
+        Item::Record(record) => {
+            state.records.set(state.records.get() + 1);
+            writer.record(record)
+        }
+        Item::Name(pid, name) => writer.name(*pid, name),
+        Item::Tick { now, lost, last } => {
+            writer.tick(*now, *lost, *last).and_then(|()| writer.flush())
+        }
+    };
+    state.written.set(writer.written());
+    if let Err(e) = result {
+        *state.failed.borrow_mut() = Some(e);
+    }
+}
+
+impl Tap for File {
+    fn record(&mut self, record: &Record<'_>) {
+        self.item(Item::Record(record.clone()));
+    }
+
+    fn name(&mut self, pid: u32, name: &str) {
+        self.item(Item::Name(pid, name.into()));
+    }
+
+    fn tick(&mut self, now: u64, lost: u64, last: bool) {
+        self.item(Item::Tick { now, lost, last });
+        if last {
+            let Self { writer, redactor, state } = self;
+            if let Some(redactor) = redactor {
+                redactor.finish(|item| put(writer, item, state));
+            }
+        }
+    }
+}
+
+/// `llmtrace record`.
+pub fn run(args: &RecordArgs) -> Result<()> {
+    let wanted = args.targets.wanted();
+    let described = wanted.describe();
+    let mut log = args.request_log.as_deref().map(open_log).transpose()?;
+    // One clock for both, so that a replay says the same.
+    let offset = wall_offset();
+    if let Some(log) = &mut log {
+        log.set_wall_offset(offset);
+    }
+    let metrics = Metrics::new(Metrics::itl_bounds());
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(stop.clone())?;
+    // One that came to this thread would interrupt the verifier.
+    signals::block();
+    // The kernel side first: without it no file is made.
+    let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    let contents = if args.payload { Contents::Payload } else { Contents::Redacted };
+    let state = Rc::new(State::default());
+    let out = BufWriter::with_capacity(BUFFER, create(&args.output)?);
+    let writer = Writer::new(out, offset, contents).with_context(|| cannot(&args.output))?;
+    let redactor = (contents == Contents::Redacted).then(Redactor::default);
+    agent.tap(Box::new(File { writer, redactor, state: state.clone() }));
+    let what = if args.payload { "payload" } else { "redacted" };
+    let hooks = agent.chosen.hooks;
+    eprintln!(
+        "ready backend={} targets={described} output={} contents={what} hooks={}",
+        hooks.backend(),
+        args.output.display(),
+        hooks.name()
+    );
+    let started = Instant::now();
+    let limit = args.seconds.map(Duration::from_secs);
+    let most = args.max_mib.map_or(u64::MAX, |n| n.saturating_mul(MIB));
+    while !stop.load(Ordering::Acquire)
+        && limit.is_none_or(|limit| started.elapsed() < limit)
+        && state.written.get() < most
+        && state.failed.borrow().is_none()
+    {
+        agent.step()?;
+    }
+    agent.stop();
+    eprintln!("stopped records={} bytes={}", state.records.get(), state.written.get());
+    match state.failed.take() {
+        // Who reads a pipe may stop at any time.
+        Some(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Some(e) => Err(e).with_context(|| cannot(&args.output)),
+        None => Ok(()),
+    }
+}
+
+fn cannot(path: &Path) -> String {
+    format!("cannot write {}: choose another file with --output", path.display())
+}
+
+fn create(path: &Path) -> Result<Box<dyn Write>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdout()));
+    }
+    // Even redacted it says who talked to whom.
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    Ok(Box::new(file.with_context(|| cannot(path))?))
+}
+
+/// Sets `stop` on SIGINT and SIGTERM.
+pub(crate) fn stop_on_signal(stop: Arc<AtomicBool>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _in = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        stop.store(true, Ordering::Release);
+    })?;
+    Ok(())
+}
