@@ -169,7 +169,7 @@ pub struct Finished {
     /// Of a server: time for which the writes of the response were held back by a client that reads
     /// slowly. None if nobody looked.
     pub blocked: Option<Ns>,
-    /// Bytes of the response body after transfer decoding.
+    /// Bytes of the response body after transfer decoding, and after content decoding if it can be undone.
     pub response_bytes: u64,
     /// `User-Agent`, at most 64 bytes.
     pub user_agent: Option<Box<str>>,
