@@ -11,7 +11,7 @@ use llmtrace_common::{
     record::Header,
 };
 
-use crate::stash::Stash;
+use crate::{memory::Memory, stash::Stash};
 
 /// The agent writes single bytes through a mapping of its own.
 const BPF_F_MMAPABLE: u32 = 1024;
@@ -82,6 +82,31 @@ pub struct Scratch {
     pub header: Header,
     pub bytes: [u8; 2 * GATHER],
 }
+
+/// The first call that is seen of a socket, and what is found.
+#[repr(C)]
+pub struct First {
+    pub sock: u64,
+    pub inode: u64,
+    pub now: u64,
+    pub memory: Memory,
+    pub pid: u32,
+    pub how: u32,
+    pub done: u32,
+    pub write: u32,
+    /// The thread; 0 if the slot is free.
+    pub owner: u32,
+    /// Found: flags of its records.
+    pub flags: u16,
+    pub pad: u16,
+    /// Found: position of its first byte.
+    pub pos: u64,
+    /// Found: when that byte came.
+    pub arrived: u64,
+}
+
+#[map]
+pub static FIRST: PerCpuArray<First> = PerCpuArray::with_max_entries(1, 0);
 
 /// A call whose bytes take several rounds to copy.
 #[repr(C)]

@@ -80,7 +80,7 @@ pub fn begin(tid: u32) -> Option<&'static mut Stash> {
         return Some(slot);
     }
     slot.contended = 1;
-    if STASH_OVERFLOW.insert(tid, &EMPTY, 0).is_err() {
+    if STASH_OVERFLOW.insert(tid, EMPTY, 0).is_err() {
         emit::lost(loss::STASH, 0);
         return None;
     }

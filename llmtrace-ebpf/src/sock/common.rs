@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_ns},
 };
 use llmtrace_common::{
-    config::{Socket, state, target},
+    config::{Socket, loss, state, target},
     limits::UNIX_PATH,
     record::{Header, Open, end, family, flag, kind, sniff},
 };
@@ -17,7 +17,7 @@ use crate::{
     emit::copy::segment,
     kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
-        ARRIVALS, NET_INUM, PORTS, SCRATCH, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET,
+        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET,
         SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR,
         SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED,
         TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR,
@@ -100,12 +100,36 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
             return Some(Traced { generation: inode as u32, flags, blocked, pos, arrived });
         }
     }
-    let mut traced = Traced { generation: 0, flags: 0, blocked: false, pos: 0, arrived: 0 };
-    if first(call, &mut traced) {
+    let first = FIRST.get_ptr_mut(0)?;
+    // SAFETY: this CPU's slot, checked.
+    let first = unsafe { &mut *first };
+    if first.owner != 0 {
+        // A thread that lost its CPU in the middle has it; the next call announces the socket.
+        emit::lost(loss::BUSY, done);
+        return None;
+    }
+    first.owner = call.who.tid;
+    first.sock = sock;
+    first.inode = inode;
+    first.now = call.now;
+    first.memory = call.memory;
+    first.pid = call.who.pid;
+    first.how = call.who.how;
+    first.done = done;
+    first.write = u32::from(way == Way::Write);
+    let told = announce_first();
+    let traced = Traced {
+        generation: inode as u32,
+        flags: first.flags,
+        blocked: false,
+        pos: first.pos,
+        arrived: first.arrived,
+    };
+    first.owner = 0;
+    if told == ANNOUNCED {
         return Some(traced);
     }
-    // Not in `first`, whose stack is large enough.
-    if traced.flags & flag::TLS != 0 {
+    if told == CARRIES_TLS {
         tls::carried(call.who.tid, way == Way::Write, sock, inode);
     }
     None
@@ -123,16 +147,25 @@ fn sequence<A: Access>(way: Way, tcp: u64) -> Option<u32> {
     }
 }
 
-/// A socket that was not known: decide, remember, announce. A function of its own, since it is
-/// rare and its stack is large; an out parameter, since BPF functions return one register.
+// What `announce_first` returns.
+const IGNORED: i32 = 0;
+const ANNOUNCED: i32 = 1;
+const CARRIES_TLS: i32 = 2;
+
+/// A socket that was not known: decide, remember, announce. A global function without arguments,
+/// whose state is in a per-CPU map: it is large, and the verifier looks at such a one once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn first(call: &Call, traced: &mut Traced) -> bool {
-    announce(call, traced).is_some()
+extern "C" fn announce_first() -> i32 {
+    let Some(first) = FIRST.get_ptr_mut(0) else { return IGNORED };
+    // SAFETY: this CPU's slot, checked.
+    announce(unsafe { &mut *first }).unwrap_or(IGNORED)
 }
 
 #[inline(always)]
-fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
+fn announce(call: &mut First) -> Option<i32> {
     let sock = call.sock;
+    let way = if call.write != 0 { Way::Write } else { Way::Read };
     let ty: u16 = field(sock, &SOCK_TYPE)?;
     let family: u16 = field(sock, &SOCK_FAMILY)?;
     let protocol: u16 = field(sock, &SOCK_PROTOCOL)?;
@@ -147,14 +180,14 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
         generation: call.inode as u32,
         enter_ns: call.now,
         exit_ns: call.now,
-        pid: call.who.pid,
-        tid: call.who.tid,
+        pid: call.pid,
+        tid: call.owner,
         ..Header::default()
     };
     if inet && protocol == IPPROTO_TCP {
         entry.state = state::SEQUENCED;
         header.flags = flag::SEQ32;
-        header.pos = sequence::<Probed>(call.way, sock)?.wrapping_sub(call.done).into();
+        header.pos = sequence::<Probed>(way, sock)?.wrapping_sub(call.done).into();
         if is_fresh(sock, call.done)? {
             header.flags |= flag::FRESH;
         }
@@ -162,13 +195,12 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
         header.flags = flag::RESET;
     }
     let port: u16 = if inet { field(sock, &SOCK_NUM)? } else { 0 };
-    if call.who.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
+    if call.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
         entry.state |= state::SILENT;
     } else {
         let taken_for = guess(&call.memory, header.flags & flag::FRESH != 0);
         if taken_for == sniff::TLS {
             entry.state |= state::TLS;
-            traced.flags = flag::TLS;
         }
         if taken_for != 0 {
             entry.state |= state::SILENT;
@@ -177,11 +209,11 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
             emit::bare(&header);
         }
     }
-    let mut arrived = 0;
+    call.arrived = 0;
     if let Some(at) = ARRIVALS.get_ptr(sock) {
-        if call.way == Way::Read {
+        if way == Way::Read {
             // SAFETY: a pointer into the map, checked.
-            arrived = unsafe { *at };
+            call.arrived = unsafe { *at };
         }
         let _ = ARRIVALS.remove(sock);
     }
@@ -193,16 +225,11 @@ fn announce(call: &Call, traced: &mut Traced) -> Option<()> {
     // A full map evicts its oldest entry; an error leaves the socket to be announced again.
     let _ = SOCKETS.insert(sock, entry, 0);
     if silent {
-        return None;
+        return Some(if entry.state & state::TLS != 0 { CARRIES_TLS } else { IGNORED });
     }
-    *traced = Traced {
-        generation: header.generation,
-        flags: header.flags,
-        blocked: false,
-        pos: header.pos,
-        arrived,
-    };
-    Some(())
+    call.flags = header.flags;
+    call.pos = header.pos;
+    Some(ANNOUNCED)
 }
 
 /// Whether nothing had been read from or written to the socket before this call. It errs towards
@@ -224,39 +251,48 @@ fn is_fresh(sock: u64, done: u32) -> Option<bool> {
 /// that is not fresh, only a TLS record is recognised.
 #[inline(always)]
 fn guess(memory: &Memory, fresh: bool) -> u32 {
-    // Through a map, where the verifier forgets that it may be a typed pointer.
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: this CPU's slot, checked.
-    let base = unsafe {
-        (&raw mut (*scratch).header.sock).write_volatile(memory.base);
-        (&raw const (*scratch).header.sock).read_volatile()
-    };
     let source = match memory.place {
-        place::BUFFER => base + memory.skip,
-        place::USER_IOVEC | place::KERNEL_IOVEC => match segment(base, memory.place) {
+        place::BUFFER => memory.base.wrapping_add(memory.skip),
+        place::USER_IOVEC | place::KERNEL_IOVEC => match segment(memory.base, memory.place) {
             Some(one) if one.len >= memory.skip + 4 => one.base + memory.skip,
             _ => return 0,
         },
         _ => return 0,
     };
     // SAFETY: the helper fails on an address that cannot be read.
-    let Ok(word) = (unsafe { bpf_probe_read_user(source as *const [u8; 4]) }) else { return 0 };
-    if let [0x14..=0x17, 0x03, 0..=4, length] = word
-        && (word[0] == 0x16 || length <= MAX_TLS_RECORD_HIGH)
+    let Ok(word) = (unsafe { bpf_probe_read_user(source as *const u32) }) else { return 0 };
+    let [kind, major, minor, length] = word.to_le_bytes();
+    if matches!(kind, 0x14..=0x17)
+        && major == 3
+        && minor <= 4
+        && (kind == 0x16 || length <= MAX_TLS_RECORD_HIGH)
     {
         return sniff::TLS;
     }
     if !fresh {
         return 0;
     }
-    match &word {
-        b"GET " | b"POST" | b"PUT " | b"HEAD" | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC"
-        | b"PRI " | b"HTTP" => 0,
-        // An HTTP/2 server may speak first: its settings.
-        [0, 0, _, 4] => 0,
-        _ => sniff::OTHER,
-    }
+    // Numbers, since arrays would be compared by a function call.
+    let is_http = HTTP.iter().any(|begin| *begin == word);
+    // An HTTP/2 server may speak first: its settings.
+    let is_settings = kind == 0 && major == 0 && length == 4;
+    if is_http || is_settings { 0 } else { sniff::OTHER }
 }
+
+/// How HTTP begins: a request, an HTTP/2 preface, or a response.
+const HTTP: [u32; 11] = {
+    let begins = [
+        b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC", b"CONN", b"TRAC", b"PRI ",
+        b"HTTP",
+    ];
+    let mut numbers = [0; 11];
+    let mut i = 0;
+    while i < numbers.len() {
+        numbers[i] = u32::from_le_bytes(*begins[i]);
+        i += 1;
+    }
+    numbers
+};
 
 /// Fills in the addresses and the process.
 #[inline(always)]

@@ -43,6 +43,7 @@ fn open(local: Address, remote: Address) -> Record<'static> {
         cgroup: 1 << 40,
         netns: 99,
         fresh: true,
+        tls: false,
     })
 }
 
