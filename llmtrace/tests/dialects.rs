@@ -42,6 +42,7 @@ fn metrics_peer(peer: &Peer) -> llmtrace::metrics::Peer {
         server: peer.server.clone(),
         client: peer.client.clone(),
         pid: peer.pid,
+        tls: peer.tls,
     }
 }
 

@@ -204,11 +204,6 @@ impl Server {
     #[track_caller]
     fn python(app: &str, args: &[&str]) -> Self {
         let port = free_port();
-        let mut command = Self::uvicorn_command(event_loop, http, port);
-        Self::start(&mut command, Address::loopback(port), TempDir::new())
-    }
-
-    pub(crate) fn uvicorn_command(event_loop: &str, http: &str, port: u16) -> Command {
         let mut command = Command::new(paths::python());
         command.arg(paths::app(app)).arg(port.to_string()).args(args);
         Self::start(&mut command, Address::loopback(port), TempDir::new())
@@ -217,6 +212,11 @@ impl Server {
     #[track_caller]
     fn uvicorn_of(app: &str, event_loop: &str, http: &str) -> Self {
         let port = free_port();
+        let mut command = Self::uvicorn_command(app, event_loop, http, port);
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
+    pub(crate) fn uvicorn_command(app: &str, event_loop: &str, http: &str, port: u16) -> Command {
         let mut command = Command::new(paths::python());
         command.args(["-m", "uvicorn", app, "--host", "127.0.0.1"]);
         command.args(["--log-level", "critical", "--no-access-log"]);
