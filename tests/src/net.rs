@@ -51,9 +51,7 @@ impl Address {
         match self {
             Self::Tcp(addr) => Ok(Stream::Tcp(tcp(addr)?)),
             Self::Tls(addr) => TlsStream::client(tcp(addr)?).map(Stream::Tls),
-            Self::Unix(path) => {
-                UnixStream::connect_addr(&unix(path)?).map(Stream::Unix)
-            },
+            Self::Unix(path) => UnixStream::connect_addr(&unix(path)?).map(Stream::Unix),
         }
     }
 }

@@ -8,13 +8,15 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use llmtrace_tests::agent::{Options, require_bpf, serial};
 use llmtrace_tests::client::{Connection, Record, Request, load};
+use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same};
 use llmtrace_tests::net::{Address, Stream, free_port};
-use llmtrace_tests::paths::{TempDir, own_bin};
 use llmtrace_tests::pass::connect_from;
+use llmtrace_tests::paths::{TempDir, own_bin};
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
@@ -128,8 +130,18 @@ fn a_restart_under_the_same_name_and_port() {
                 let server = if by_port {
                     Server::app_on(port, Model::Thread)
                 } else {
+                    // The one before may be a target still.
+                    wait_for("no target", Duration::from_secs(10), || {
+                        let targets = agent.metrics().sum("llmtrace_targets", &[]);
+                        (targets == 0.0).then_some(())
+                    });
                     Server::app_from(&exe)
                 };
+                // A name is looked at when the process has started, a port before it is used.
+                wait_for("the server to be a target", Duration::from_secs(10), || {
+                    let targets = agent.metrics().sum("llmtrace_targets", &[]);
+                    (by_port || targets == 1.0).then_some(())
+                });
                 records.extend(load(&server.address, requests(life, 10), 4));
             }
             agent.wait_for_requests("server", records.len());

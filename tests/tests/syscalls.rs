@@ -42,15 +42,35 @@ fn send(server: &Server, name: &str, asks: &[Ask]) -> Vec<Record> {
     asks.iter().enumerate().map(send).collect()
 }
 
-/// All of a keep-alive connection is traced as the client saw it.
-fn whole(calls: &str) {
-    each(calls, |_, server, agent| {
+/// Pairs whose bytes are all seen, on both kinds of socket.
+const SEEN: [&str; 6] = ["read", "readv", "recvfrom", "recvmsg", "preadv2", "peek"];
+
+#[test]
+fn pairs_that_are_seen_whole() {
+    require_bpf();
+    let _alone = serial();
+    let dir = TempDir::new();
+    let mut servers = Vec::new();
+    for calls in SEEN {
+        let unix = Address::Unix(dir.join(&format!("{calls}.sock")));
+        for (kind, address) in [("tcp", Address::loopback(free_port())), ("unix", unix)] {
+            let server = Server::app_with(address, &["--calls", calls]);
+            servers.push((format!("{calls}-{kind}"), server));
+        }
+    }
+    for backend in BACKENDS {
+        let options = Options::default().arg("--backend", backend);
+        let options = servers.iter().fold(options, |options, (_, s)| options.pid(s.id()));
+        let agent = options.start();
         let long = Ask { prompt: "x".repeat(5000), ..Ask::default() };
         let plain = Ask { stream: false, ..Ask::default() };
-        let records = send(server, calls, &[Ask::default(), long, plain, Ask::default()]);
-        agent.wait_for_requests("server", records.len());
+        let asks = [Ask::default(), long, plain, Ask::default()];
+        let records: Vec<_> =
+            servers.iter().flat_map(|(name, server)| send(server, name, &asks)).collect();
+        let metrics = agent.wait_for_requests("server", records.len());
+        assert_eq!(metrics.sum("llmtrace_lost_records_total", &[]), 0.0);
         assert_same(&records, &agent.stop());
-    });
+    }
 }
 
 /// The second of three requests on a connection has a hole; the others are whole.
@@ -81,36 +101,6 @@ fn dropped(calls: &str, plan: &Plan) {
         agent.wait_for_requests("server", 1);
         assert_same(&records, &agent.stop());
     });
-}
-
-#[test]
-fn read_and_write() {
-    whole("read");
-}
-
-#[test]
-fn readv_and_writev() {
-    whole("readv");
-}
-
-#[test]
-fn recvfrom_and_sendto() {
-    whole("recvfrom");
-}
-
-#[test]
-fn recvmsg_and_sendmsg() {
-    whole("recvmsg");
-}
-
-#[test]
-fn preadv2_and_pwritev2() {
-    whole("preadv2");
-}
-
-#[test]
-fn a_peek_before_each_read() {
-    whole("peek");
 }
 
 #[test]
@@ -195,14 +185,12 @@ fn opaque(server: &Server, agent: Agent) {
     assert!(agent.stop().is_empty());
 }
 
-/// By `syscall` too the answers of io_uring are not seen at all; by `tracepoint` its reads are
-/// counted as opaque.
+/// The socket tracepoints see that io_uring reads, but not where to.
 #[test]
 fn io_uring_reads_are_opaque() {
     require_bpf();
     let _alone = serial();
-    let server =
-        Server::app_at(Address::loopback(free_port()), Model::Thread, Io::Uring);
+    let server = Server::app_at(Address::loopback(free_port()), Model::Thread, Io::Uring);
     let agent = Options::default().arg("--backend", "tracepoint").pid(server.id()).start();
     opaque(&server, agent);
 }

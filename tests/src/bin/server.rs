@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use llmtrace_tests::calls::{Calls, Socket};
 use llmtrace_tests::net::{self, Stream};
-use llmtrace_tests::{fork, pass, uring};
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::openssl::Context;
 use llmtrace_tests::servers::{app, cost, flood, parrot};
+use llmtrace_tests::{fork, pass, uring};
 
 #[derive(Parser)]
 struct Cli {
@@ -91,18 +91,15 @@ fn main() -> anyhow::Result<()> {
             if by == Model::Fork {
                 fork::ignore_children();
             }
-            let by_calls = |fd: OwnedFd| Stream::Calls(Socket::new(fd, calls.unwrap_or(Calls::Read)));
+            let by_calls =
+                |fd: OwnedFd| Stream::Calls(Socket::new(fd, calls.unwrap_or(Calls::Read)));
             if stdin {
                 app::connection(by_calls(io::stdin().as_fd().try_clone_to_owned()?), log.as_ref())?;
             } else if let Some(path) = unix {
                 let listener = UnixListener::bind_addr(&net::unix(&path)?).context("bind")?;
                 let accept = || {
                     let (stream, _) = listener.accept()?;
-                    Ok(if calls.is_some() {
-                        by_calls(stream.into())
-                    } else {
-                        Stream::Unix(stream)
-                    })
+                    Ok(if calls.is_some() { by_calls(stream.into()) } else { Stream::Unix(stream) })
                 };
                 app::serve(accept, by, log)?;
             } else {
