@@ -140,6 +140,13 @@ impl Connection {
         self
     }
 
+    /// The same over a connection that is open.
+    #[must_use]
+    pub fn over(mut self, stream: Stream) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+
     /// Tokens of the answer under way, for another thread to wait for.
     pub fn tokens(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.tokens)

@@ -18,6 +18,17 @@ pub fn in_child(serve: impl FnOnce()) -> io::Result<()> {
     }
 }
 
+/// Forks; whether this is the child, which the parent's end takes with it by the process group.
+///
+/// The caller must have one thread only.
+pub fn is_child() -> io::Result<bool> {
+    // SAFETY: no other thread exists that could hold a lock across the fork.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid == 0),
+    }
+}
+
 /// Lets the kernel reap the children.
 pub fn ignore_children() {
     // SAFETY: SIG_IGN is a valid disposition of SIGCHLD.

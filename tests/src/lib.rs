@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bench;
 pub mod bpf;
+pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod compare;
@@ -12,6 +13,7 @@ pub mod http;
 pub mod metrics;
 pub mod mix;
 pub mod net;
+pub mod pass;
 pub mod paths;
 pub mod plan;
 pub mod post;

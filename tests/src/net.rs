@@ -3,10 +3,15 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::calls;
 use crate::tls::TlsStream;
 use crate::uring;
 
@@ -24,6 +29,7 @@ pub enum Address {
     Tcp(SocketAddr),
     /// TLS over TCP, with the tests' own certificate.
     Tls(SocketAddr),
+    /// One that begins with `@` is abstract.
     Unix(PathBuf),
 }
 
@@ -45,8 +51,16 @@ impl Address {
         match self {
             Self::Tcp(addr) => Ok(Stream::Tcp(tcp(addr)?)),
             Self::Tls(addr) => TlsStream::client(tcp(addr)?).map(Stream::Tls),
-            Self::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+            Self::Unix(path) => UnixStream::connect_addr(&unix(path)?).map(Stream::Unix),
         }
+    }
+}
+
+/// A path, or an abstract name as `ss` shows it.
+pub fn unix(path: &Path) -> io::Result<UnixAddr> {
+    match path.as_os_str().as_bytes() {
+        [b'@', name @ ..] => UnixAddr::from_abstract_name(name),
+        _ => UnixAddr::from_pathname(path),
     }
 }
 
@@ -64,6 +78,8 @@ pub enum Stream {
     Unix(UnixStream),
     /// TCP, read and written by io_uring.
     Uring(Box<uring::Socket>),
+    /// Read and written by chosen system calls.
+    Calls(calls::Socket),
 }
 
 impl Stream {
@@ -73,6 +89,7 @@ impl Stream {
             Self::Tls(s) => Ok(Self::Tls(s.clone())),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
             Self::Uring(s) => s.try_clone().map(Box::new).map(Self::Uring),
+            Self::Calls(s) => s.try_clone().map(Self::Calls),
         }
     }
 
@@ -82,6 +99,7 @@ impl Stream {
             Self::Tls(s) => s.socket().set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
             Self::Uring(s) => s.stream().set_read_timeout(limit),
+            Self::Calls(s) => Ok(set_socket_timeout(s, Timeout::Recv, limit)?),
         }
     }
 
@@ -91,6 +109,14 @@ impl Stream {
             Self::Tls(s) => s.socket().shutdown(how),
             Self::Unix(s) => s.shutdown(how),
             Self::Uring(s) => s.stream().shutdown(how),
+            Self::Calls(s) => {
+                let how = match how {
+                    Shutdown::Read => rustix::net::Shutdown::Read,
+                    Shutdown::Write => rustix::net::Shutdown::Write,
+                    Shutdown::Both => rustix::net::Shutdown::Both,
+                };
+                Ok(rustix::net::shutdown(s, how)?)
+            }
         }
     }
 
@@ -105,7 +131,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.local_addr().ok(),
             Self::Tls(s) => s.socket().local_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Calls(_) => None,
             Self::Uring(s) => s.stream().local_addr().ok(),
         }
     }
@@ -118,6 +144,7 @@ impl AsFd for Stream {
             Self::Tls(s) => s.socket().as_fd(),
             Self::Unix(s) => s.as_fd(),
             Self::Uring(s) => s.stream().as_fd(),
+            Self::Calls(s) => s.as_fd(),
         }
     }
 }
@@ -129,6 +156,7 @@ impl Read for Stream {
             Self::Tls(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
             Self::Uring(s) => s.read(buf),
+            Self::Calls(s) => s.read(buf),
         }
     }
 }
@@ -140,6 +168,7 @@ impl Write for Stream {
             Self::Tls(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
             Self::Uring(s) => s.write(buf),
+            Self::Calls(s) => s.write(buf),
         }
     }
 
@@ -149,6 +178,7 @@ impl Write for Stream {
             Self::Tls(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
             Self::Uring(s) => s.write_vectored(bufs),
+            Self::Calls(s) => s.write_vectored(bufs),
         }
     }
 

@@ -37,6 +37,13 @@ pub struct Plan {
     /// Rust server only: the event of that token (from 0) goes out by `sendfile`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sendfile: Option<u64>,
+    /// Rust server only: the same by `splice` from a pipe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splice: Option<u64>,
+    /// Rust server only: after that many tokens `shutdown(SHUT_WR)`; the connection stays open until
+    /// the client leaves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shut_after: Option<u64>,
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -113,6 +113,23 @@ impl Server {
         Self::start(&mut command, address, dir)
     }
 
+    /// The same with flags of the caller's choice, at an address that may differ from the one that
+    /// it listens on.
+    #[track_caller]
+    pub fn app_with(address: Address, flags: &[&str]) -> Self {
+        let mut command = rust("app");
+        match &address {
+            Address::Tcp(addr) | Address::Tls(addr) => {
+                command.arg("--port").arg(addr.port().to_string());
+            }
+            Address::Unix(path) => {
+                command.arg("--unix").arg(path);
+            }
+        }
+        command.args(flags);
+        Self::start(&mut command, address, TempDir::new())
+    }
+
     /// The same from another executable.
     #[track_caller]
     pub fn app_from(exe: &Path) -> Self {

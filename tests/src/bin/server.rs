@@ -1,20 +1,22 @@
 //! The test servers: `server app` does as each request asks, `server flood` writes all it can,
 //! `server parrot` answers with what it was sent, `server cost` measures its own calls.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use llmtrace_tests::fork;
-use llmtrace_tests::net::Stream;
+use llmtrace_tests::calls::{Calls, Socket};
+use llmtrace_tests::net::{self, Stream};
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::openssl::Context;
 use llmtrace_tests::servers::{app, cost, flood, parrot};
-use llmtrace_tests::uring::Socket;
+use llmtrace_tests::{fork, pass, uring};
 
 #[derive(Parser)]
 struct Cli {
@@ -36,6 +38,21 @@ enum Mode {
         /// Read and write connections by io_uring.
         #[arg(long, conflicts_with = "unix")]
         uring: bool,
+        /// Read and write connections by these system calls.
+        #[arg(long, value_enum, conflicts_with = "uring")]
+        calls: Option<Calls>,
+        /// Processes that accept, forked after the listener was made.
+        #[arg(long)]
+        workers: Option<u32>,
+        /// Each of the workers has a listener of its own, by `SO_REUSEPORT`.
+        #[arg(long, requires = "workers")]
+        reuse_port: bool,
+        /// Pass each connection to a child, which serves it.
+        #[arg(long, conflicts_with_all = ["workers", "unix"])]
+        pass: bool,
+        /// Serve one connection: the descriptor 0.
+        #[arg(long, conflicts_with_all = ["port", "unix"])]
+        stdin: bool,
         /// Where to log each request, as JSON lines.
         #[arg(long)]
         log: Option<PathBuf>,
@@ -69,22 +86,66 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
     match cli.mode {
-        Mode::App { port, host, unix, uring, log, by } => {
+        Mode::App { port, host, unix, uring, calls, workers, reuse_port, pass, stdin, log, by } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
                 fork::ignore_children();
             }
-            if let Some(path) = unix {
-                let listener = UnixListener::bind(&path).context("bind")?;
-                app::serve(|| Ok(Stream::Unix(listener.accept()?.0)), by, log)?;
+            let by_calls =
+                |fd: OwnedFd| Stream::Calls(Socket::new(fd, calls.unwrap_or(Calls::Read)));
+            if stdin {
+                app::connection(by_calls(io::stdin().as_fd().try_clone_to_owned()?), log.as_ref())?;
+            } else if let Some(path) = unix {
+                let listener = UnixListener::bind_addr(&net::unix(&path)?).context("bind")?;
+                let accept = || {
+                    let (stream, _) = listener.accept()?;
+                    Ok(if calls.is_some() { by_calls(stream.into()) } else { Stream::Unix(stream) })
+                };
+                app::serve(accept, by, log)?;
             } else {
                 let port = port.context("--port or --unix")?;
-                let listener = TcpListener::bind((host, port)).context("bind")?;
+                let addr = SocketAddr::from((host, port));
+                let mut listener = if reuse_port {
+                    pass::shared_listener(&addr).context("bind")?
+                } else {
+                    TcpListener::bind(addr).context("bind")?
+                };
+                let mut parent = true;
+                for _ in 0..workers.unwrap_or(0) {
+                    if fork::is_child()? {
+                        parent = false;
+                        if reuse_port {
+                            listener = pass::shared_listener(&addr).context("bind")?;
+                        }
+                        break;
+                    }
+                }
+                if parent && workers.is_some() {
+                    if reuse_port {
+                        // Or connections would wait here for nobody.
+                        drop(listener);
+                    }
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                if pass {
+                    let (ours, theirs) = UnixStream::pair()?;
+                    if fork::is_child()? {
+                        let accept = || Ok(Stream::Tcp(pass::receive(&theirs)?.into()));
+                        return Ok(app::serve(accept, by, log)?);
+                    }
+                    loop {
+                        pass::send(&ours, &listener.accept()?.0.into())?;
+                    }
+                }
                 let accept = || {
                     let (stream, _) = listener.accept()?;
                     stream.set_nodelay(true)?;
                     Ok(if uring {
-                        Stream::Uring(Box::new(Socket::new(stream)?))
+                        Stream::Uring(Box::new(uring::Socket::new(stream)?))
+                    } else if calls.is_some() {
+                        by_calls(stream.into())
                     } else {
                         Stream::Tcp(stream)
                     })

@@ -9,6 +9,7 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use rustix::pipe::{SpliceFlags, splice};
 
 use super::events;
 use super::http::{Reader, Request};
@@ -55,7 +56,8 @@ pub fn serve(
     }
 }
 
-fn connection(stream: Stream, log: Option<&Log>) -> io::Result<()> {
+/// Serves one connection to its end.
+pub fn connection(stream: Stream, log: Option<&Log>) -> io::Result<()> {
     let mut reader = Reader::new(stream.try_clone()?);
     let mut stream = stream;
     while let Some(request) = reader.request()? {
@@ -185,6 +187,13 @@ impl Answer<'_> {
                 self.record.end_ns = clock::now();
                 return Ok(false);
             }
+            if self.plan.shut_after == Some(n) {
+                self.record.outcome = "server_disconnect".into();
+                self.record.end_ns = clock::now();
+                self.stream.shutdown(std::net::Shutdown::Write)?;
+                while self.stream.read(&mut [0])? > 0 {}
+                return Ok(false);
+            }
             if n > 0 && self.plan.interval_us > 0 {
                 next += self.plan.interval_us * 1000;
                 self.pause(next.saturating_sub(clock::now()))?;
@@ -201,6 +210,8 @@ impl Answer<'_> {
             self.record.token_times_ns.push(clock::now());
             if self.plan.sendfile == Some(n) {
                 self.sendfile(&events::chunk(&event))?;
+            } else if self.plan.splice == Some(n) {
+                self.splice(&events::chunk(&event))?;
             } else {
                 self.event(&event)?;
             }
@@ -257,6 +268,20 @@ impl Answer<'_> {
             let left = bytes.len() - usize::try_from(offset).unwrap_or(0);
             if sendfile(&*self.stream, &file, Some(&mut offset), left)? == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// By way of a pipe.
+    fn splice(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (read, write) = rustix::pipe::pipe()?;
+        File::from(write).write_all(bytes)?;
+        let mut left = bytes.len();
+        while left > 0 {
+            match splice(&read, None, &*self.stream, None, left, SpliceFlags::empty())? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => left -= n,
             }
         }
         Ok(())

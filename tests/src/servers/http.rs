@@ -17,6 +17,15 @@ pub struct Request {
     pub end_ns: u64,
 }
 
+/// How long the request is whose head `bytes` begin with.
+pub fn length(bytes: &[u8]) -> Option<usize> {
+    let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+    let (_, rest) = text.split_once("\r\ncontent-length:")?;
+    let (value, _) = rest.split_once("\r\n")?;
+    Some(head + value.trim().parse::<usize>().ok()?)
+}
+
 /// Reads the requests of one connection.
 #[derive(Debug)]
 pub struct Reader<S> {
