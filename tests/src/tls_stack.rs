@@ -15,7 +15,7 @@ impl Server {
     pub fn uvicorn_tls(event_loop: &str) -> Self {
         let (port, dir) = (free_port(), TempDir::new());
         let files = Files::write(dir.path());
-        let mut command = Self::uvicorn_command(event_loop, "httptools", port);
+        let mut command = Self::uvicorn_command("asgi:app", event_loop, "httptools", port);
         command.arg("--ssl-certfile").arg(&files.certificate);
         command.arg("--ssl-keyfile").arg(&files.key);
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
