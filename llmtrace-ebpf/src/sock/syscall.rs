@@ -252,20 +252,29 @@ pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
         reads_under_way(&ctx);
         return 0;
     };
-    let regs: u64 = ctx.arg(0);
-    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR)).unwrap_or(u64::MAX);
-    let class = class_of(nr);
-    // Calls whose result is how many bytes they moved.
-    if class == class::WRITES && nr != arch::SENDMMSG && stash.call & under_way::WRITE != 0 {
-        write_done(stash, ctx.arg(1), pid, tid);
-    } else if class == class::READS && nr != arch::RECVMMSG && stash.call & under_way::READ != 0 {
-        skipped_read(stash, ctx.arg(1), pid, tid);
-    } else {
+    // The function's own iovec may have gone with its stack: the call's arguments say where the
+    // bytes are.
+    let io = io_of(ctx.arg(0)).filter(|io| io.call == stash.call);
+    if let Some(io) = io {
+        stash.memory = io.memory;
+        if stash.call & under_way::WRITE != 0 {
+            write_done(stash, ctx.arg(1), pid, tid);
+        } else {
+            skipped_read(stash, ctx.arg(1), pid, tid);
+        }
+    } else if stash.call & under_way::WRITE != 0 {
         emit::lost(loss::MISSED, 0);
     }
     stash.call = 0;
     stash::take_seen(tid);
     0
+}
+
+/// What the system call of these registers moves, if its result is how many bytes that is.
+#[inline(always)]
+fn io_of(regs: u64) -> Option<Io> {
+    let nr = kernel::at::<u64>(regs.wrapping_add(arch::REGS_NR))?;
+    args::io(nr, &args::registers(regs)?)
 }
 
 /// Less than `function::receive_ends` does, for its stack: what had been passed on before is not.
