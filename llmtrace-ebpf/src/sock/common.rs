@@ -273,7 +273,7 @@ fn guess(memory: &Memory, fresh: bool) -> u32 {
         return 0;
     }
     // Numbers, since arrays would be compared by a function call.
-    let is_http = HTTP.iter().any(|begin| *begin == word);
+    let is_http = HTTP.contains(&word);
     // An HTTP/2 server may speak first: its settings.
     let is_settings = kind == 0 && major == 0 && length == 4;
     if is_http || is_settings { 0 } else { sniff::OTHER }
