@@ -1,7 +1,7 @@
 //! `llmtrace run`, and the agent that it and the demo share: ring -> pipeline -> metrics and log.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::OpenOptions,
     io::{BufWriter, Write},
     net::SocketAddr,
@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_millis(4);
 const BEAT_NS: u64 = 200_000_000;
 /// How often `/proc` is searched for targets that no event told of.
 const SCAN_NS: u64 = 2_000_000_000;
+
+/// How often targets are searched for an io_uring.
+const URING_NS: u64 = 2_000_000_000;
 
 /// How long reads that were under way at the start are looked for. A connection that is idle for
 /// longer has its first request missed by hooks on functions.
@@ -139,6 +142,9 @@ pub struct Agent {
     reading: Vec<(PathBuf, String)>,
     reading_until: u64,
     next_look: u64,
+    /// Targets that have an io_uring, as far as the hooks do not see it.
+    io_uring: HashSet<u32>,
+    next_uring: u64,
     unix_seen: bool,
     undecodable: u64,
     next_beat: u64,
@@ -207,6 +213,8 @@ impl Agent {
             reading: Vec::new(),
             reading_until: monotonic_ns() + START_NS,
             next_look: 0,
+            io_uring: HashSet::new(),
+            next_uring: 0,
             unix_seen: false,
             undecodable: 0,
             next_beat: 0,
@@ -359,12 +367,34 @@ impl Agent {
         }
         own.lost_records.push(("kernel", "missed_run", self.capture.missed_runs()));
         own.tls_libraries = self.capture.tls().libraries();
+        if !self.chosen.hooks.sees_io_uring() {
+            if now >= self.next_uring {
+                self.next_uring = now + URING_NS;
+                self.look_for_io_uring();
+            }
+            own.io_uring_targets = Some(self.io_uring.len() as u64);
+        }
         for note in self.capture.tls().take_notes() {
             eprintln!("llmtrace: TLS: {note}");
         }
         self.out.metrics.set_own(own);
         if let Some(log) = &mut self.out.log {
             let _ = log.flush();
+        }
+    }
+
+    /// Says so once of each target that has an io_uring, which the hooks in use do not see.
+    fn look_for_io_uring(&mut self) {
+        let pids = self.capture.target_pids();
+        self.io_uring.retain(|pid| pids.contains(pid));
+        for pid in pids {
+            if probe::target::uses_io_uring(pid) && self.io_uring.insert(pid) {
+                eprintln!(
+                    "llmtrace: process {pid} has an io_uring: what it reads by it is not seen by \
+                     the {} back end (fentry and kprobe see it, where the kernel allows them)",
+                    self.chosen.hooks.backend()
+                );
+            }
         }
     }
 

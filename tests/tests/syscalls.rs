@@ -209,6 +209,12 @@ fn io_uring_reads_are_opaque() {
     let _alone = serial();
     let server = Server::app_at(Address::loopback(free_port()), Model::Thread, Io::Uring);
     let agent = Options::default().arg("--backend", "tracepoint").pid(server.id()).start();
+    // The server has a ring for each of its connections.
+    let _connected = server.address.connect().unwrap();
+    wait_for("the agent's word on io_uring", Duration::from_secs(6), || {
+        let said = agent.printed().contains("has an io_uring");
+        (said && agent.metrics().sum("llmtrace_io_uring_targets", &[]) == 1.0).then_some(())
+    });
     opaque(&server, agent);
 }
 

@@ -228,6 +228,7 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
         &defs::TLS_LIBRARIES,
         tls.map(|(library, state, n)| (None, [*library, *state], *n as f64)),
     );
+    out.one(&defs::IO_URING_TARGETS, own.io_uring_targets.map(|n| n as f64));
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
 }

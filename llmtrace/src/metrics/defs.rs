@@ -79,6 +79,8 @@ defs! {
         "Targets that are traced.";
     TLS_LIBRARIES: GAUGE "llmtrace_tls_libraries" false ["library", "state"]
         "Files with a TLS library that targets have mapped, by what became of their probes: anything but attached means TLS traffic that is not seen.";
+    IO_URING_TARGETS: GAUGE "llmtrace_io_uring_targets" false []
+        "Targets that have an io_uring while the hooks in use do not see all that is done by one: what they read by it is not traced. Absent where the hooks see it.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

@@ -63,6 +63,8 @@ pub struct Own {
     pub targets: u64,
     /// Files with a TLS library that targets have mapped, by library and state.
     pub tls_libraries: Vec<(&'static str, &'static str, u64)>,
+    /// Targets with an io_uring, where the hooks do not see it.
+    pub io_uring_targets: Option<u64>,
 }
 
 /// One aggregate for all threads; a clone is the same one.

@@ -66,6 +66,11 @@ impl Hooks {
         }
     }
 
+    /// Whether they see what is read and written by io_uring.
+    pub fn sees_io_uring(self) -> bool {
+        matches!(self, Self::Fentry | Self::Kprobe)
+    }
+
     fn asked_for(self, choice: Choice) -> bool {
         match choice {
             Choice::Auto => true,
