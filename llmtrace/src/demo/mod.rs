@@ -89,7 +89,9 @@ fn trace(args: &DemoArgs, log: &Path) -> Result<()> {
     let wanted = Wanted { pids: vec![pid], ..Wanted::default() };
     let metrics = Metrics::new(Metrics::itl_bounds());
     let mut agent = Agent::start(wanted, &KernelOptions::default(), metrics.clone(), None)?;
-    println!("agent   eBPF attached (back end: system-call tracepoints), tracing pid {pid}");
+    let hooks = agent.chosen.hooks;
+    let (backend, where_to) = (hooks.backend(), hooks.name());
+    println!("agent   eBPF attached (back end: {backend}, on {where_to}), tracing pid {pid}");
     println!("clients {} at a time for {} s\n", args.clients, args.seconds);
     let traced: Arc<Mutex<Vec<Traced>>> = Arc::default();
     let seen = traced.clone();
