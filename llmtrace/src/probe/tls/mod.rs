@@ -102,6 +102,8 @@ struct Sweep {
 pub struct Tls {
     conns: BpfMap<MapData, u64, ConnValue>,
     files: HashMap<FileId, Known>,
+    /// The agent's own program, which names what it looks for in others and speaks no TLS.
+    own: Option<FileId>,
     watch: Option<Watch>,
     worker: Worker,
     sweep: Sweep,
@@ -118,9 +120,11 @@ impl Tls {
             Ok(watch) => (Some(watch), Vec::new()),
             Err(e) => (None, vec![format!("no events of mapped files ({e}): searching instead")]),
         };
+        let own = mappings::of(std::process::id()).into_iter().find(|mapping| mapping.main);
         Ok(Self {
             conns: BpfMap::try_from(taken).map_err(|e| failed(e.to_string()))?,
             files: HashMap::new(),
+            own: own.map(|mapping| mapping.id),
             watch,
             worker: Worker::start().map_err(ProbeError::Ring)?,
             sweep: Sweep::default(),
@@ -142,6 +146,9 @@ impl Tls {
     /// Looks at what a target has mapped.
     pub fn process(&mut self, pid: u32) {
         for mapping in mappings::of(pid) {
+            if self.own == Some(mapping.id) {
+                continue;
+            }
             if self.files.contains_key(&mapping.id) {
                 self.sweep.mapped.insert(mapping.id);
                 continue;
