@@ -70,17 +70,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         }
         kind::OPEN => Record::Open(open(&h, id, &read::<raw::Open>(rest)?)),
         kind::END => {
-            let reason = match h.len {
-                end::PEER_FIN => EndReason::PeerFin,
-                end::LOCAL_FIN => EndReason::LocalFin,
-                end::PEER_RESET => EndReason::PeerReset,
-                end::LOCAL_RESET => EndReason::LocalReset,
-                end::CLOSED => EndReason::Closed,
-                end::READ_EOF => EndReason::ReadEof,
-                end::WRITE_BROKEN => EndReason::WriteBroken,
-                end::READ_RESET => EndReason::ReadReset,
-                other => return Err(DecodeError::Value(h.kind, other)),
-            };
+            let reason = end_reason(h.len).ok_or(DecodeError::Value(h.kind, h.len))?;
             Record::End { id, pid: h.pid, at: h.exit_ns, reason }
         }
         kind::SILENCED => {
@@ -98,6 +88,21 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         kind::EXIT => process(&h, Process::Exit { pid: h.pid }),
         kind::LISTEN => process(&h, Process::Listen { pid: h.pid, port: h.len as u16 }),
         other => return Err(DecodeError::Kind(other)),
+    })
+}
+
+/// What a code of [`end`] means.
+pub fn end_reason(code: u32) -> Option<EndReason> {
+    Some(match code {
+        end::PEER_FIN => EndReason::PeerFin,
+        end::LOCAL_FIN => EndReason::LocalFin,
+        end::PEER_RESET => EndReason::PeerReset,
+        end::LOCAL_RESET => EndReason::LocalReset,
+        end::CLOSED => EndReason::Closed,
+        end::READ_EOF => EndReason::ReadEof,
+        end::WRITE_BROKEN => EndReason::WriteBroken,
+        end::READ_RESET => EndReason::ReadReset,
+        _ => return None,
     })
 }
 

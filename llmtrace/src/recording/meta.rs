@@ -21,6 +21,7 @@ use llmtrace_common::record::{end, flag, kind, sniff};
 
 use crate::record::{
     Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
+    decode::end_reason,
 };
 
 pub const MAGIC: [u8; 2] = *b"LT";
@@ -193,7 +194,7 @@ impl Meta {
         let (id, pid, at) = (self.id(), self.pid, self.exit);
         Some(match u16::from(self.kind) {
             kind::OPEN => Record::Open(self.open(rest)?),
-            kind::END => Record::End { id, pid, at, reason: reason_of(self.len)? },
+            kind::END => Record::End { id, pid, at, reason: end_reason(self.len)? },
             kind::SILENCED => {
                 let sniffed = match self.len {
                     sniff::TLS => Sniffed::Tls,
@@ -321,18 +322,4 @@ fn reason_code(reason: EndReason) -> u32 {
         EndReason::WriteBroken => end::WRITE_BROKEN,
         EndReason::ReadReset => end::READ_RESET,
     }
-}
-
-fn reason_of(code: u32) -> Option<EndReason> {
-    Some(match code {
-        end::PEER_FIN => EndReason::PeerFin,
-        end::LOCAL_FIN => EndReason::LocalFin,
-        end::PEER_RESET => EndReason::PeerReset,
-        end::LOCAL_RESET => EndReason::LocalReset,
-        end::CLOSED => EndReason::Closed,
-        end::READ_EOF => EndReason::ReadEof,
-        end::WRITE_BROKEN => EndReason::WriteBroken,
-        end::READ_RESET => EndReason::ReadReset,
-        _ => return None,
-    })
 }
