@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llmtrace::llm::{Finished, Role, Settings};
-use llmtrace::pipeline::{Peer, Pipeline, Sink};
+use llmtrace::llm::{Finished, Peer, Role, Settings};
+use llmtrace::pipeline::{Pipeline, Sink};
 use llmtrace::record::{Data, Direction, Position, Record, SockId};
 
 const CONNECTIONS: u64 = 64;

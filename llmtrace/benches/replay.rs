@@ -6,8 +6,8 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use llmtrace::llm::{Finished, Role, Settings};
-use llmtrace::pipeline::{Peer, Sink};
+use llmtrace::llm::{Finished, Peer, Role, Settings};
+use llmtrace::pipeline::Sink;
 use llmtrace::record::{Address, Data, Direction, Open, Position, Record, SockId};
 use llmtrace::recording::redact::{Item, Redactor};
 use llmtrace::recording::{Contents, Reader, Writer};

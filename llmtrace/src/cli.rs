@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use wildmatch::WildMatch;
 
 use crate::{
+    agent::KernelOptions,
     probe::{Choice, target::Wanted},
-    run::KernelOptions,
 };
 
 mod recordings;

@@ -3,6 +3,7 @@
 //! Data flows one way: kernel hook -> ring record ([`record`]) -> connection ([`conn`]) -> HTTP
 //! message ([`http`]) -> LLM exchange ([`llm`]) -> [`metrics`]. ARCHITECTURE.md is the map.
 
+pub mod agent;
 pub mod cli;
 pub mod conn;
 pub mod demo;

@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    agent::{Agent, Tap, open_log, wall_offset},
     cli::RecordArgs,
     metrics::Metrics,
     probe::signals,
@@ -25,7 +26,6 @@ use crate::{
         Contents, Writer,
         redact::{Item, Redactor},
     },
-    run::{Agent, Tap, open_log, wall_offset},
 };
 
 /// Bytes that are written to the file at once.

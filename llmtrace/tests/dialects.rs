@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use captures::{Capture, Leaves};
-use llmtrace::llm::{Finished, Ns, Role, Settings};
+use llmtrace::llm::{Finished, Ns, Peer, Role, Settings};
 use llmtrace::metrics::Metrics;
-use llmtrace::pipeline::{Peer, Pipeline, Sink};
+use llmtrace::pipeline::{Pipeline, Sink};
 use llmtrace::record::{Data, Direction, EndReason, Position, Record, SockId};
 use llmtrace::recording::redact::{Item, Redactor};
 use proptest::prelude::*;
@@ -32,17 +32,8 @@ impl Sink for Log {
     }
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
-        self.metrics.finished(f, &metrics_peer(peer));
+        self.metrics.finished(f, peer);
         self.finished.push(f.clone());
-    }
-}
-
-fn metrics_peer(peer: &Peer) -> llmtrace::metrics::Peer {
-    llmtrace::metrics::Peer {
-        server: peer.server.clone(),
-        client: peer.client.clone(),
-        pid: peer.pid,
-        tls: peer.tls,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use llmtrace::llm::{Finished, Role, Settings};
-use llmtrace::pipeline::{Peer, Sink};
+use llmtrace::llm::{Finished, Peer, Role, Settings};
+use llmtrace::pipeline::Sink;
 use llmtrace::record::Record;
 use llmtrace::recording::redact::{Item, Redactor};
 use llmtrace::recording::{Contents, Found, Reader, Writer};

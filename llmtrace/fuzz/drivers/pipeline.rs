@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use llmtrace::llm::{Finished, Outcome, Role, Settings};
-use llmtrace::pipeline::{Peer, Pipeline, Sink};
+use llmtrace::llm::{Finished, Outcome, Peer, Role, Settings};
+use llmtrace::pipeline::{Pipeline, Sink};
 use llmtrace::record::{Data, Direction, EndReason, Position, Record, SockId};
 
 use super::Cuts;

@@ -5,13 +5,11 @@
 //! Time is what the records and the caller say. Memory is bounded by the constants below.
 #![forbid(unsafe_code)]
 
-pub mod peer;
 pub mod stream;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
-pub use peer::Peer;
 pub use stream::{Piece, Stream};
 pub use table::{Entry, Slot, Table};
 

@@ -180,6 +180,10 @@ impl<S: Default> Table<S> {
         self.slots.iter().flatten().map(|e| &**e)
     }
 
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry<S>> {
+        self.slots.iter_mut().flatten().map(|e| &mut **e)
+    }
+
     #[cold]
     fn slot_or_new(&mut self, id: SockId, pid: u32, now: Ns) -> Slot {
         if let Some(&slot) = self.map.get(&id) {

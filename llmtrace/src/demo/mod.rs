@@ -22,10 +22,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    agent::{Agent, KernelOptions},
     cli::DemoArgs,
+    llm::{Finished, Peer, Watch},
     metrics::Metrics,
     probe::target::Wanted,
-    run::{Agent, KernelOptions},
 };
 use compare::{Comparison, Traced};
 use server::ServerRecord;
@@ -82,6 +83,17 @@ impl Drop for Server {
     }
 }
 
+/// Keeps what was traced, for the comparison.
+struct Seen(Arc<Mutex<Vec<Traced>>>);
+
+impl Watch for Seen {
+    fn finished(&mut self, f: &Finished, _: &Peer) {
+        if let Ok(mut seen) = self.0.lock() {
+            seen.push(Traced::new(f));
+        }
+    }
+}
+
 fn trace(args: &DemoArgs, log: &Path) -> Result<()> {
     let server = Server::start(log)?;
     let pid = server.child.id();
@@ -95,11 +107,7 @@ fn trace(args: &DemoArgs, log: &Path) -> Result<()> {
     println!("clients {} at a time for {} s\n", args.clients, args.seconds);
     let traced: Arc<Mutex<Vec<Traced>>> = Arc::default();
     let seen = traced.clone();
-    agent.out.observer = Some(Box::new(move |f| {
-        if let Ok(mut seen) = seen.lock() {
-            seen.push(Traced::new(f));
-        }
-    }));
+    agent.watch(Box::new(Seen(seen)));
     let address = server.address;
     let (seconds, clients) = (args.seconds, args.clients.clamp(1, 256));
     let clients = thread::spawn(move || client::run(address, seconds, clients));

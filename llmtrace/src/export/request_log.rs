@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::llm::{Finished, Ns};
-use crate::metrics::{Peer, labels};
+use crate::llm::{Finished, Ns, Peer};
+use crate::metrics::labels;
 
 /// Writes each line with one call, so that lines of several writers do not mix.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub fn rfc3339(ns: i128) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Asked, Drops, Operation, Outcome, Phase, Role, TokenSource, Usage};
+    use crate::llm::{Operation, Outcome, Phase, Role, Usage};
 
     fn finished() -> Finished {
         Finished {
@@ -149,7 +149,6 @@ mod tests {
             method: "POST".into(),
             endpoint: "/v1/completions",
             operation: Operation::Completion,
-            asked: Asked::default(),
             model: Some("m\"\n".into()),
             stream: true,
             status: Some(200),
@@ -166,14 +165,11 @@ mod tests {
             first_tokens: 1,
             usage: Usage { prompt: Some(7), ..Usage::default() },
             max_stall: Some(1_000_000),
-            itl: None,
-            itl_source: TokenSource::Events,
-            token_times: None,
             queued: Some(12_000),
             blocked: Some(0),
             response_bytes: 10,
             user_agent: Some("curl/8".into()),
-            drops: Drops::default(),
+            ..Finished::new(Role::Server, 0)
         }
     }
 

@@ -6,14 +6,12 @@
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Body};
-use super::dialect::{
-    self, Asked, Call, Choice, Dialect, Facts, Operation, Proof, Request, Route, Said,
-};
+use super::dialect::{self, Asked, Call, Choice, Dialect, Facts, Proof, Request, Route, Said};
 use super::json::clip;
 use super::outcome::{
-    Drops, Finished, MAX_MODEL, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings, TokenSource,
-    Usage,
+    Drops, Finished, MAX_MODEL, MAX_TRACEPARENT, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings,
 };
+use super::progress::Running;
 use super::track::Stream;
 use crate::http::head::Framing;
 use crate::http::{RequestHead, ResponseHead};
@@ -42,6 +40,7 @@ struct Live {
     route: Route,
     method: Box<str>,
     user_agent: Option<Box<str>>,
+    traceparent: Option<Box<str>>,
     /// While the request's body comes.
     request: Option<Box<Request>>,
     asked: Asked,
@@ -252,6 +251,24 @@ impl Exchange {
         }
     }
 
+    /// How far a call of an LLM has come, and what it brought since the last call of this.
+    pub fn running(&mut self) -> Option<Running<'_>> {
+        let live = self.live.as_mut().filter(|live| live.route.sure)?;
+        let progress = live.stream.take_progress();
+        Some(Running {
+            role: self.role,
+            endpoint: live.route.endpoint,
+            model: live.stream.model.as_deref().or(live.asked.model.as_deref()),
+            stream: if live.status.is_some() { live.is_stream } else { live.asked.stream },
+            status: live.status,
+            start: self.start,
+            first_token: live.stream.first_token,
+            last_token: live.stream.last_token,
+            token_events: live.stream.token_events,
+            progress,
+        })
+    }
+
     /// Whether the response is complete as far as HTTP can tell.
     pub fn is_over(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.end.is_some())
@@ -265,7 +282,7 @@ impl Exchange {
     pub fn finish(self) -> Finished {
         match self.live {
             Some(live) if live.route.sure => live.finish(self.role, self.start, self.lost),
-            _ => nothing(self.role, self.start),
+            _ => Finished::new(self.role, self.start),
         }
     }
 }
@@ -290,6 +307,7 @@ impl Live {
         let mut live = Self::new(settings, route, head.method, head.user_agent);
         live.request = request.map(Box::new);
         live.asked.model = model;
+        live.traceparent = head.traceparent.map(|t| clip(t, MAX_TRACEPARENT).into());
         Some(Box::new(live))
     }
 
@@ -298,6 +316,7 @@ impl Live {
             route,
             method: clip(method, 16).into(),
             user_agent: user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
+            traceparent: None,
             request: None,
             asked: Asked { stream: route.streams, ..Asked::default() },
             request_end: None,
@@ -338,6 +357,7 @@ impl Live {
         };
         let said = said.unwrap_or_default();
         let server = role == Role::Server;
+        let progress = self.stream.take_progress();
         Finished {
             role,
             method: self.method,
@@ -363,10 +383,12 @@ impl Live {
             itl_source: self.stream.itl_source(),
             itl: self.stream.itl,
             token_times: self.stream.token_times,
+            progress,
             queued: self.arrived.filter(|_| server).map(|t| start.saturating_sub(t)),
             blocked: self.held.filter(|_| server),
             response_bytes: self.response_bytes,
             user_agent: self.user_agent,
+            traceparent: self.traceparent,
             drops,
         }
     }
@@ -429,41 +451,6 @@ impl Live {
     fn size(&self) -> usize {
         let request = self.request.as_ref().map_or(0, |r| size_of::<Request>() + r.buffered());
         size_of::<Self>() + self.body.size() + request + self.stream.heap()
-    }
-}
-
-/// What is known of an exchange that is no call of an LLM.
-fn nothing(role: Role, start: Ns) -> Finished {
-    Finished {
-        role,
-        method: "".into(),
-        endpoint: "",
-        operation: Operation::Chat,
-        asked: Asked::default(),
-        model: None,
-        stream: false,
-        status: None,
-        outcome: Outcome::Incomplete,
-        finish_reason: None,
-        start,
-        request_end: None,
-        first_byte: None,
-        first_token: None,
-        last_token: None,
-        end: start,
-        events: 0,
-        token_events: 0,
-        first_tokens: 0,
-        usage: Usage::default(),
-        max_stall: None,
-        itl: None,
-        itl_source: TokenSource::Events,
-        token_times: None,
-        queued: None,
-        blocked: None,
-        response_bytes: 0,
-        user_agent: None,
-        drops: Drops::default(),
     }
 }
 

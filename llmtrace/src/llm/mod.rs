@@ -11,8 +11,12 @@ pub mod dialect;
 pub mod exchange;
 pub mod json;
 pub mod outcome;
+mod progress;
 mod track;
+mod watch;
 
 pub use dialect::{Asked, Operation};
 pub use exchange::Exchange;
 pub use outcome::{Drops, Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};
+pub use progress::{Progress, RECENT_GAPS, Running};
+pub use watch::{Peer, Watch};

@@ -5,6 +5,7 @@
 //! the first token-bearing event.
 
 use super::dialect::{Asked, Operation};
+use super::progress::Progress;
 
 /// `CLOCK_MONOTONIC` nanoseconds.
 pub type Ns = u64;
@@ -15,6 +16,8 @@ pub const MAX_MODEL: usize = 128;
 pub const MAX_FINISH_REASON: usize = 32;
 /// Longest user agent that is kept, in bytes.
 pub const MAX_USER_AGENT: usize = 64;
+/// Longest `traceparent` that is kept, in bytes: version 00 has 55.
+pub const MAX_TRACEPARENT: usize = 64;
 /// Most choices of one request whose inter-token gaps are told apart, the first not counted.
 pub const MAX_CHOICES: usize = 127;
 /// Most token times that are kept of a stream, if they are asked for.
@@ -173,10 +176,51 @@ pub struct Finished {
     pub response_bytes: u64,
     /// `User-Agent`, at most 64 bytes.
     pub user_agent: Option<Box<str>>,
+    /// The request's W3C `traceparent`, as it came, at most 64 bytes.
+    pub traceparent: Option<Box<str>>,
+    /// What the stream brought since it was last looked at.
+    pub progress: Progress,
     pub drops: Drops,
 }
 
 impl Finished {
+    /// Of an exchange of which no more is known.
+    pub fn new(role: Role, start: Ns) -> Self {
+        Self {
+            role,
+            method: "".into(),
+            endpoint: "",
+            operation: Operation::Chat,
+            asked: Asked::default(),
+            model: None,
+            stream: false,
+            status: None,
+            outcome: Outcome::Incomplete,
+            finish_reason: None,
+            start,
+            request_end: None,
+            first_byte: None,
+            first_token: None,
+            last_token: None,
+            end: start,
+            events: 0,
+            token_events: 0,
+            first_tokens: 0,
+            usage: Usage::default(),
+            max_stall: None,
+            itl: None,
+            itl_source: TokenSource::Events,
+            token_times: None,
+            queued: None,
+            blocked: None,
+            response_bytes: 0,
+            user_agent: None,
+            traceparent: None,
+            progress: Progress::default(),
+            drops: Drops::default(),
+        }
+    }
+
     /// Output tokens and where the count comes from: the server's word if it gave one.
     pub fn output_tokens(&self) -> Option<(u64, TokenSource)> {
         match self.usage.output {

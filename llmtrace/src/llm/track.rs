@@ -8,6 +8,7 @@ use super::outcome::{
     ItlHistogram, MAX_CHOICES, MAX_FINISH_REASON, MAX_MODEL, MAX_TOKEN_TIMES, Ns, Settings,
     TokenSource, Usage,
 };
+use super::progress::Progress;
 
 /// One choice of a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +60,8 @@ pub struct Stream {
     pub model: Option<Box<str>>,
     pub itl: Option<Box<ItlHistogram>>,
     pub token_times: Option<Vec<Ns>>,
+    /// What came since somebody looked.
+    progress: Progress,
     finish: Option<(u32, Box<str>)>,
     usage: Usage,
     fallback: Usage,
@@ -88,6 +91,7 @@ impl Stream {
             model: None,
             itl: None,
             token_times: settings.token_times.then(Vec::new),
+            progress: Progress::default(),
             finish: None,
             usage: Usage::default(),
             fallback: Usage::default(),
@@ -181,6 +185,7 @@ impl Stream {
         }
         self.exact &= !seen.untracked;
         self.token_events += 1;
+        self.progress.tokens += k.max(1);
         match self.last_token {
             Some(last) => {
                 let gap = t.saturating_sub(last);
@@ -228,6 +233,7 @@ impl Stream {
     #[inline]
     fn observe(&mut self, gap: Ns, k: u64) {
         let each = gap / k;
+        self.progress.gap(each);
         let bounds = &self.bounds;
         let i = self.bucket;
         // Most gaps fall where the last one did.
@@ -311,6 +317,11 @@ impl Stream {
 
     fn all_counted(&self) -> bool {
         std::iter::once(&self.first).chain(&self.more).all(|slot| slot.counted)
+    }
+
+    /// What came since the last call.
+    pub fn take_progress(&mut self) -> Progress {
+        self.progress.take(self.events)
     }
 
     pub fn itl_source(&self) -> TokenSource {

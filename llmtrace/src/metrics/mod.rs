@@ -23,26 +23,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{Registry, TextEncoder};
 
-use crate::llm::{Finished, Ns, Role};
+use crate::llm::{Finished, Ns, Peer, Role};
 
 pub use series::MAX_SERIES;
 use series::State;
 
 /// Content type of [`Metrics::encode_text`].
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Who was at the two ends of an exchange.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Name and port of the serving end, such as `llama-server:8080`.
-    pub server: Arc<str>,
-    /// Address and port of the client; empty if unknown.
-    pub client: Arc<str>,
-    /// The traced process.
-    pub pid: u32,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-}
 
 /// The agent's own counts, all of them since its start.
 #[derive(Clone, Debug, Default)]

@@ -1,15 +1,13 @@
 //! What a scrape shows of scripted exchanges, and that hostile labels stay bounded.
 
 use super::*;
-use crate::llm::{Asked, Drops, Operation, Outcome, Phase, TokenSource, Usage};
+use crate::llm::{Outcome, Phase, Usage};
 
 fn finished(model: &str, outcome: Outcome) -> Finished {
     Finished {
         role: Role::Server,
         method: "POST".into(),
         endpoint: "/v1/chat/completions",
-        operation: Operation::Chat,
-        asked: Asked::default(),
         model: Some(model.into()),
         stream: true,
         status: Some(200),
@@ -26,14 +24,10 @@ fn finished(model: &str, outcome: Outcome) -> Finished {
         first_tokens: 1,
         usage: Usage { prompt: Some(7), output: Some(11), ..Usage::default() },
         max_stall: Some(20_000_000),
-        itl: None,
-        itl_source: TokenSource::Events,
-        token_times: None,
         queued: Some(3_000_000),
         blocked: Some(0),
         response_bytes: 10,
-        user_agent: None,
-        drops: Drops::default(),
+        ..Finished::new(Role::Server, 0)
     }
 }
 

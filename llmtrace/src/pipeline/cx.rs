@@ -3,8 +3,7 @@
 use super::counts::{Counts, Lost, Resync, Verdict};
 use super::pending::Pending;
 use super::{Sink, label};
-use crate::conn::Peer;
-use crate::llm::{Exchange, Finished, Outcome, Role, Settings};
+use crate::llm::{Exchange, Finished, Outcome, Peer, Role, Settings};
 use crate::record::{Ns, Open};
 
 /// What is known of the connection.

@@ -14,7 +14,7 @@ use super::{EARLY_BYTES, Sink};
 use crate::conn::{HOLD_NS, Piece};
 use crate::http::h2::hpack::{Fields, Name};
 use crate::http::h2::{self, Event, H2Error, Parser};
-use crate::llm::Exchange;
+use crate::llm::{Exchange, Peer, Running};
 use crate::record::{Direction, Ns};
 use streams::{Stream, Streams};
 
@@ -85,6 +85,11 @@ impl Http2 {
     pub fn joined() -> Self {
         let state = State { joined: true, ..State::default() };
         Self { client: Parser::joined(), server: Parser::joined(), state }
+    }
+
+    /// Tells `on` of every LLM exchange that is open.
+    pub fn running(&mut self, on: &mut impl FnMut(Running<'_>, &Peer)) {
+        self.state.streams.iter_mut().for_each(|s| s.pending.running(on));
     }
 
     pub fn is_busy(&self) -> bool {

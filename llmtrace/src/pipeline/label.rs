@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::Sink;
-use crate::conn::Peer;
-use crate::llm::Role;
+use crate::llm::{Peer, Role};
 use crate::record::{Address, Open};
 
 /// Longest label of an end, in bytes.

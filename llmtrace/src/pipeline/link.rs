@@ -11,10 +11,10 @@ use super::held::{Arrival, Held};
 use super::pending::Pending;
 use super::start::{Found, Start};
 use super::ws::WebSocket;
-use crate::conn::{HOLD_NS, Peer, Piece};
+use crate::conn::{HOLD_NS, Piece};
 use crate::http::ws::Extensions;
-use crate::llm::Role;
 use crate::llm::dialect::realtime::Session;
+use crate::llm::{Peer, Role, Running};
 use crate::record::{Direction, EndReason, Ns};
 
 /// What a connection is taken for.
@@ -149,6 +149,16 @@ impl Link {
             Protocol::Http2(http2) => http2.open(),
             Protocol::WebSocket(ws) => ws.open(),
             Protocol::Unknown(_) | Protocol::Silent => 0,
+        }
+    }
+
+    /// Tells `on` of every LLM exchange that is open.
+    pub fn running(&mut self, on: &mut impl FnMut(Running<'_>, &Peer)) {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.flow.open.iter_mut().for_each(|p| p.running(on)),
+            Protocol::Http2(http2) => http2.running(on),
+            Protocol::WebSocket(ws) => ws.running(self.shared.peer.as_ref(), on),
+            Protocol::Unknown(_) | Protocol::Silent => {}
         }
     }
 

@@ -29,13 +29,12 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
-pub use crate::conn::Peer;
 pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
 pub use held::LONG_WRITE_NS;
 pub use label::MAX_LABEL;
 
 use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
-use crate::llm::{Finished, Role, Settings};
+use crate::llm::{Finished, Peer, Role, Running, Settings};
 use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Process, Record, SockId};
 use cx::{Cx, Meta};
 use link::Link;
@@ -179,6 +178,13 @@ impl Pipeline {
     /// Connections that are followed now.
     pub fn connections(&self) -> usize {
         self.table.len()
+    }
+
+    /// Tells `on` of every LLM exchange that is under way, with what it brought since the last call.
+    pub fn running(&mut self, mut on: impl FnMut(Running<'_>, &Peer)) {
+        for entry in self.table.iter_mut() {
+            entry.state.running(&mut on);
+        }
     }
 
     #[inline]

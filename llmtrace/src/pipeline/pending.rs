@@ -4,10 +4,9 @@ use super::Sink;
 use super::counts::{Lost, Resync};
 use super::cx::Cx;
 use super::link::Shared;
-use crate::conn::Peer;
 use crate::http::encoding::{CodingError, Decoder};
 use crate::http::{Asked, RequestHead, ResponseHead};
-use crate::llm::{Exchange, Role};
+use crate::llm::{Exchange, Peer, Role, Running};
 use crate::record::Ns;
 
 #[derive(Debug)]
@@ -60,6 +59,13 @@ impl Pending {
             request,
             response: None,
         })
+    }
+
+    /// A call of an LLM is told to `on`, with what it brought since the last time.
+    pub fn running(&mut self, on: &mut impl FnMut(Running<'_>, &Peer)) {
+        if let (Some(peer), Some(running)) = (&self.peer, self.exchange.running()) {
+            on(running, peer);
+        }
     }
 
     #[inline]

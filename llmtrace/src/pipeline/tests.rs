@@ -9,6 +9,7 @@ mod h2;
 mod late;
 mod random;
 mod review;
+mod running;
 mod waiting;
 mod ws;
 

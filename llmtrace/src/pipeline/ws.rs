@@ -5,10 +5,10 @@ use super::counts::{Lost, Resync};
 use super::cx::Cx;
 use super::ending::Ending;
 use super::link::{Shared, request_direction, time};
-use crate::conn::{Peer, Piece};
+use crate::conn::Piece;
 use crate::http::ws::{Event, Extensions, Parser, WsError};
 use crate::llm::dialect::realtime::{Act, From, Session};
-use crate::llm::{Exchange, Outcome, Role};
+use crate::llm::{Exchange, Outcome, Peer, Role, Running};
 use crate::record::Direction;
 
 #[derive(Debug)]
@@ -31,6 +31,16 @@ impl WebSocket {
     /// Responses that are asked for or under way.
     pub fn open(&self) -> usize {
         self.session.open()
+    }
+
+    /// Each of those.
+    pub fn running(&mut self, peer: Option<&Peer>, on: &mut impl FnMut(Running<'_>, &Peer)) {
+        let Some(peer) = peer else { return };
+        for exchange in self.session.exchanges() {
+            if let Some(running) = exchange.running() {
+                on(running, peer);
+            }
+        }
     }
 
     /// The next piece of one direction.

@@ -128,10 +128,7 @@ mod tests {
     use pcap_parser::Linktype;
 
     use super::*;
-    use crate::{
-        conn::Peer,
-        llm::{Finished, Role},
-    };
+    use crate::llm::{Finished, Peer, Role};
 
     struct Deaf;
 

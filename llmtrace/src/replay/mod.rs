@@ -26,12 +26,11 @@ use self::table::Table;
 use crate::{
     cli::{Form, ReplayArgs},
     export::RequestLog,
-    llm::{Finished, Role, Settings},
-    metrics::{self, Metrics},
-    pipeline::{Peer, Sink},
+    llm::{Finished, Peer, Role, Settings},
+    metrics::Metrics,
+    pipeline::Sink,
     probe::clock::monotonic_ns,
     recording::{Reader, read::ReadError},
-    run::start_endpoint,
     serve,
 };
 
@@ -59,18 +58,12 @@ impl Sink for Out {
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
         self.exchanges += 1;
-        let peer = metrics::Peer {
-            server: peer.server.clone(),
-            client: peer.client.clone(),
-            pid: peer.pid,
-            tls: peer.tls,
-        };
-        self.metrics.finished(f, &peer);
+        self.metrics.finished(f, peer);
         let result = match &mut self.print {
-            Print::Table(table) => table.row(f, &peer),
-            Print::Json(log) => log.write(f, &peer),
+            Print::Table(table) => table.row(f, peer),
+            Print::Json(log) => log.write(f, peer),
             Print::Summary(summary) => {
-                summary.add(f, &peer);
+                summary.add(f, peer);
                 Ok(())
             }
         };
@@ -229,7 +222,7 @@ impl Endpoint {
             last_tick: Arc::new(AtomicU64::new(u64::MAX)),
             now: monotonic_ns,
         };
-        let address = start_endpoint(listen, state, stop.clone())?;
+        let address = serve::start(listen, state, stop.clone())?;
         eprintln!("ready listen={address}");
         Ok(Self { stop })
     }

@@ -10,8 +10,8 @@ use hdrhistogram::Histogram;
 use super::feed::Feed;
 use super::table::tpot;
 use crate::{
-    llm::{Finished, Ns, Outcome, Role},
-    metrics::{Peer, labels},
+    llm::{Finished, Ns, Outcome, Peer, Role},
+    metrics::labels,
 };
 
 /// Groups that are told apart; what comes later is one group.

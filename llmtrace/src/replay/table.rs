@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use crate::{
     export::request_log::rfc3339,
-    llm::{Finished, Ns},
-    metrics::{Peer, labels},
+    llm::{Finished, Ns, Peer},
+    metrics::labels,
 };
 
 #[derive(Debug)]

@@ -51,7 +51,7 @@ const RULES: &[Rule] = &[
 
 /// The end of the flow: only what starts the agent may name it.
 const SINK: &str = "pipeline";
-const MAY_USE_SINK: [&str; 6] = ["run", "replay", "demo", "main", "lib", "tests"];
+const MAY_USE_SINK: [&str; 7] = ["agent", "run", "replay", "demo", "main", "lib", "tests"];
 
 const MAY_BE_UNSAFE: [&str; 2] = ["record", "probe"];
 
@@ -145,7 +145,7 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
 
 /// Modules without a rule of their own, which may use everything.
 const OTHERS: &[&str] =
-    &["cli", "config", "demo", "pipeline", "recorder", "replay", "run", "serve", "ui"];
+    &["agent", "cli", "config", "demo", "pipeline", "recorder", "replay", "run", "serve", "ui"];
 
 fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
     must_not.iter().copied().find(|name| {

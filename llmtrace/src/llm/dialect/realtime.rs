@@ -315,6 +315,11 @@ impl Session {
         self.asked.len() + self.active.len()
     }
 
+    /// Those responses, the oldest first.
+    pub fn exchanges(&mut self) -> impl Iterator<Item = &mut Exchange> {
+        self.active.iter_mut().map(|(_, exchange)| exchange).chain(&mut self.asked)
+    }
+
     pub fn endpoint(&self) -> &'static str {
         ROUTE.endpoint
     }

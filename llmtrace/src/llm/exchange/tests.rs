@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::http::{Event, RequestParser, ResponseParser};
+use crate::llm::TokenSource;
 
 const ASK: &str = r#"{"messages":[{"role":"user","content":"x"}],"model":"asked","stream":true}"#;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::conn::Peer;
+use crate::llm::Peer;
 use crate::llm::{Finished, Role, Settings};
 use crate::pipeline::{Pipeline, Sink};
 use crate::record::{Data, Direction, Position, Record, SockId};

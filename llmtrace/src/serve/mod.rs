@@ -3,6 +3,8 @@
 //! Architecture Invariant: knows the metrics and whether the agent is well; knows nothing of what
 //! is traced.
 
+mod thread;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +19,8 @@ use tokio::sync::Semaphore;
 
 use crate::llm::Ns;
 use crate::metrics::{Metrics, TEXT_FORMAT};
+
+pub use thread::start;
 
 /// How long ago the last tick may be of an agent that is well.
 pub const MAX_TICK_AGE: Ns = 5_000_000_000;

@@ -1,0 +1,33 @@
+//! The request log's file and clock.
+
+use std::{
+    fs::OpenOptions,
+    io::{BufWriter, Write},
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{export::request_log::RequestLog, probe::clock::monotonic_ns};
+
+/// Opens the log for appending; "-" is standard output.
+pub fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
+    let out: Box<dyn Write> = if path == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("request log {}", path.display()))?;
+        Box::new(BufWriter::new(file))
+    };
+    Ok(RequestLog::new(out, wall_offset()))
+}
+
+/// Nanoseconds since the Unix epoch, less those of `CLOCK_MONOTONIC`.
+pub fn wall_offset() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    wall.as_nanos() as i64 - monotonic_ns() as i64
+}

@@ -1,0 +1,306 @@
+//! The agent: ring -> pipeline -> metrics, log and whoever else watches. `run`, `record`, `top` and the
+//! demo each drive one.
+
+mod log;
+mod out;
+mod own;
+
+use std::{
+    collections::HashSet,
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use llmtrace_common::config::target;
+
+use crate::{
+    export::request_log::RequestLog,
+    llm::{Settings, Watch},
+    metrics::Metrics,
+    pipeline::Pipeline,
+    probe::{
+        self, Capture, Choice, Chosen, ProbeError,
+        clock::monotonic_ns,
+        ring::Ring,
+        target::{Listening, Wanted, reading_threads},
+    },
+    record::{Address, Process, Record, decode::decode},
+};
+
+pub use log::{open_log, wall_offset};
+pub use out::Out;
+
+/// The ring is looked at this often; records carry kernel times, so lateness costs nothing.
+const TICK: Duration = Duration::from_millis(4);
+/// How often time passes for the pipeline, and counters reach the metrics.
+const BEAT_NS: u64 = 200_000_000;
+/// How often those who watch are told of what is under way.
+const LOOK_NS: u64 = 500_000_000;
+/// How often `/proc` is searched for targets that no event told of.
+const SCAN_NS: u64 = 2_000_000_000;
+
+/// How long reads that were under way at the start are looked for. A connection that is idle for
+/// longer has its first request missed by hooks on functions.
+const START_NS: u64 = 60_000_000_000;
+
+/// Sees what the pipeline sees, in the same order: a recording is made of it.
+pub trait Tap {
+    fn record(&mut self, record: &Record<'_>);
+    /// A process got a name, for the record that comes next.
+    fn name(&mut self, pid: u32, name: &str);
+    /// The pipeline was told that time passed; `lost` records never came out of the kernel.
+    fn tick(&mut self, now: u64, lost: u64, last: bool);
+}
+
+/// What the kernel side is asked to do, besides whom to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelOptions {
+    pub choice: Choice,
+    /// Bytes of the ring, a power of two.
+    pub ring_bytes: u32,
+    /// Most bytes of one read or write that are copied.
+    pub max_copy: u32,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        let probe::Config { choice, ring_bytes, max_copy, .. } = probe::Config::default();
+        Self { choice, ring_bytes, max_copy }
+    }
+}
+
+/// Capture and everything that is done with it, on one thread.
+pub struct Agent {
+    capture: Capture,
+    ring: Ring,
+    pipeline: Pipeline,
+    wanted: Wanted,
+    /// The hooks that are attached, and why no better ones.
+    pub chosen: Chosen,
+    pub out: Out,
+    tap: Option<Box<dyn Tap>>,
+    events: Vec<Process>,
+    /// Threads that were waiting in a read when capture began, and until when they matter.
+    reading: Vec<(PathBuf, String)>,
+    reading_until: u64,
+    next_look: u64,
+    /// Targets that have an io_uring, as far as the hooks do not see it.
+    io_uring: HashSet<u32>,
+    next_uring: u64,
+    unix_seen: bool,
+    undecodable: u64,
+    next_beat: u64,
+    next_scan: u64,
+    next_running: u64,
+}
+
+impl Agent {
+    /// Loads and attaches. From its return on, every byte of the targets is seen.
+    pub fn start(
+        wanted: Wanted,
+        kernel: &KernelOptions,
+        metrics: Metrics,
+        log: Option<RequestLog<Box<dyn Write>>>,
+    ) -> Result<Self, ProbeError> {
+        let config = probe::Config {
+            all: wanted.all,
+            listeners: wanted.auto(),
+            watch_processes: wanted.watches(),
+            ring_bytes: kernel.ring_bytes,
+            max_copy: kernel.max_copy,
+            choice: kernel.choice,
+        };
+        let cgroups = wanted.cgroup_ids()?;
+        let (mut capture, ring) = Capture::load(&config, &cgroups)?;
+        capture.add_target(std::process::id(), target::NEVER)?;
+        for port in &wanted.ports {
+            capture.add_port(*port)?;
+        }
+        for pid in &wanted.pids {
+            if !Path::new(&format!("/proc/{pid}")).exists() {
+                return Err(ProbeError::NoProcess(*pid));
+            }
+        }
+        // Before and after: what starts in between is found by one or the other.
+        for (pid, how) in wanted.scan() {
+            capture.add_target(pid, how)?;
+            capture.find_tls(pid);
+        }
+        for pid in wanted.covered() {
+            capture.find_tls(pid);
+        }
+        let chosen = capture.attach()?;
+        capture.settle_tls();
+        let settings = Settings {
+            itl_bounds: Metrics::itl_bounds(),
+            token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
+        };
+        metrics.set_backend(chosen.hooks.backend());
+        let out = Out::new(metrics, log);
+        let mut agent = Self {
+            capture,
+            ring,
+            pipeline: Pipeline::new(settings),
+            wanted,
+            chosen,
+            out,
+            tap: None,
+            events: Vec::new(),
+            reading: Vec::new(),
+            reading_until: monotonic_ns() + START_NS,
+            next_look: 0,
+            io_uring: HashSet::new(),
+            next_uring: 0,
+            unix_seen: false,
+            undecodable: 0,
+            next_beat: 0,
+            next_scan: 0,
+            next_running: 0,
+        };
+        agent.scan()?;
+        if agent.capture.watches_start() {
+            agent.reading = reading_threads(&agent.capture.target_pids());
+        }
+        Ok(agent)
+    }
+
+    /// Has `watch` see every exchange from here on.
+    pub fn watch(&mut self, watch: Box<dyn Watch>) {
+        self.out.watches.push(watch);
+    }
+
+    /// Has `tap` see every record from here on.
+    pub fn tap(&mut self, tap: Box<dyn Tap>) {
+        self.out.keep_names();
+        self.tap = Some(tap);
+    }
+
+    /// Waits for records at most a tick, and handles what there is.
+    pub fn step(&mut self) -> Result<(), ProbeError> {
+        self.ring.wait(TICK);
+        // Before the drain: time must not overtake records that still wait in the ring.
+        let now = monotonic_ns();
+        self.drain();
+        self.follow()?;
+        self.capture.follow_tls(&self.wanted);
+        if now >= self.next_beat {
+            self.next_beat = now + BEAT_NS;
+            self.beat(now);
+        }
+        if !self.out.watches.is_empty() && now >= self.next_running {
+            self.next_running = now + LOOK_NS;
+            self.look(now);
+        }
+        if self.capture.watches_start() && now >= self.next_look {
+            self.next_look = now + SCAN_NS;
+            self.reading
+                .retain(|(path, call)| std::fs::read_to_string(path).is_ok_and(|now| now == *call));
+            if self.reading.is_empty() || now >= self.reading_until {
+                self.capture.start_is_over();
+            }
+        }
+        if self.wanted.watches() && now >= self.next_scan {
+            self.next_scan = now + SCAN_NS;
+            self.scan()?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) {
+        let Self { ring, pipeline, out, tap, events, undecodable, unix_seen, .. } = self;
+        ring.drain(|bytes| match decode(bytes) {
+            Ok(record) => {
+                match &record {
+                    Record::Process { event, .. } => events.push(*event),
+                    Record::Open(open) if matches!(open.local, Address::Unix(_)) => {
+                        *unix_seen = true;
+                    }
+                    _ => {}
+                }
+                pipeline.push(&record, out);
+                if let Some(tap) = tap {
+                    out.new_names().for_each(|(pid, name)| tap.name(pid, &name));
+                    tap.record(&record);
+                }
+            }
+            Err(_) => *undecodable += 1,
+        });
+    }
+
+    /// Processes that came and went.
+    fn follow(&mut self) -> Result<(), ProbeError> {
+        if self.unix_seen {
+            self.unix_seen = false;
+            self.capture.watch_unix()?;
+        }
+        for event in std::mem::take(&mut self.events) {
+            let (pid, how) = match event {
+                Process::Exec { pid } => {
+                    self.out.forget(pid);
+                    (pid, self.wanted.by_name(pid))
+                }
+                Process::Listen { pid, port } => (pid, self.wanted.by_port(Some(port))),
+                Process::Exit { pid } => {
+                    self.out.forget(pid);
+                    continue;
+                }
+                Process::Fork { .. } => continue,
+            };
+            if how != 0 && pid != std::process::id() {
+                self.capture.add_target(pid, how)?;
+                self.capture.find_tls(pid);
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<(), ProbeError> {
+        for (pid, how) in self.wanted.scan() {
+            if self.capture.add_target(pid, how)? {
+                self.capture.find_tls(pid);
+            }
+        }
+        // Exits that were missed: the map must not fill with the dead.
+        let mut pids = self.capture.target_pids();
+        pids.retain(|pid| {
+            let lives = Path::new(&format!("/proc/{pid}")).exists();
+            if !lives {
+                self.capture.remove_target(*pid);
+            }
+            lives
+        });
+        let listening = Listening::of(&pids);
+        for port in listening.ports {
+            self.capture.add_listening(port)?;
+        }
+        if listening.unix {
+            self.capture.watch_unix()?;
+        }
+        Ok(())
+    }
+
+    fn tapped_tick(&mut self, now: u64, last: bool) {
+        if let Some(tap) = &mut self.tap {
+            self.out.new_names().for_each(|(pid, name)| tap.name(pid, &name));
+            let lost = self.capture.losses().iter().map(|l| l.records).sum();
+            tap.tick(now, lost, last);
+        }
+    }
+
+    /// Tells those who watch of what is under way.
+    fn look(&mut self, now: u64) {
+        let Self { pipeline, out, .. } = self;
+        out.running(now, pipeline);
+    }
+
+    /// Takes what is in the ring, closes the log. Capture ends with the value.
+    pub fn stop(&mut self) {
+        self.drain();
+        let now = monotonic_ns();
+        self.pipeline.finish(now, &mut self.out);
+        self.tapped_tick(now, true);
+        self.beat(now);
+        self.look(now);
+    }
+}

@@ -1,0 +1,103 @@
+//! Where exchanges go.
+
+use std::{collections::HashMap, io::Write, sync::Arc};
+
+use crate::{
+    export::request_log::RequestLog,
+    llm::{Finished, Ns, Peer, Role, Watch},
+    metrics::Metrics,
+    pipeline::{Pipeline, Sink},
+    probe,
+};
+
+/// Where exchanges go, and how processes are called.
+pub struct Out {
+    pub metrics: Metrics,
+    /// Told of each exchange while it runs and when it is over.
+    pub watches: Vec<Box<dyn Watch>>,
+    log: Option<RequestLog<Box<dyn Write>>>,
+    log_failed: bool,
+    names: HashMap<u32, Arc<str>>,
+    /// Names given since they were last asked for, if somebody wants to know.
+    new_names: Option<Vec<(u32, Arc<str>)>>,
+}
+
+impl Out {
+    pub(super) fn new(metrics: Metrics, log: Option<RequestLog<Box<dyn Write>>>) -> Self {
+        Self {
+            metrics,
+            watches: Vec::new(),
+            log,
+            log_failed: false,
+            names: HashMap::new(),
+            new_names: None,
+        }
+    }
+
+    /// From here on, names are kept for [`Out::new_names`].
+    pub(super) fn keep_names(&mut self) {
+        self.new_names = Some(Vec::new());
+    }
+
+    /// Names given since the last call.
+    pub(super) fn new_names(&mut self) -> impl Iterator<Item = (u32, Arc<str>)> {
+        self.new_names.iter_mut().flat_map(|new| new.drain(..))
+    }
+
+    /// The process is another one now, or none.
+    pub(super) fn forget(&mut self, pid: u32) {
+        self.names.remove(&pid);
+    }
+
+    pub(super) fn flush(&mut self) {
+        if let Some(log) = &mut self.log {
+            let _ = log.flush();
+        }
+    }
+
+    /// Tells those who watch of what is under way.
+    pub(super) fn running(&mut self, now: Ns, pipeline: &mut Pipeline) {
+        if self.watches.is_empty() {
+            return;
+        }
+        pipeline.running(|running, peer| {
+            self.watches.iter_mut().for_each(|watch| watch.running(now, &running, peer));
+        });
+        self.watches.iter_mut().for_each(|watch| watch.tick(now));
+    }
+}
+
+impl Sink for Out {
+    fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.metrics.started(role, server, endpoint);
+        self.watches.iter_mut().for_each(|watch| watch.started(role, server, endpoint));
+    }
+
+    fn finished(&mut self, f: &Finished, peer: &Peer) {
+        self.metrics.finished(f, peer);
+        if let Some(log) = &mut self.log
+            && let Err(e) = log.write(f, peer)
+            && !self.log_failed
+        {
+            self.log_failed = true;
+            eprintln!("llmtrace: request log: {e}; further failures are not reported");
+        }
+        self.watches.iter_mut().for_each(|watch| watch.finished(f, peer));
+    }
+
+    fn name(&mut self, pid: u32, comm: &str) -> Arc<str> {
+        if let Some(name) = self.names.get(&pid) {
+            return name.clone();
+        }
+        let name: Arc<str> = probe::target::display_name(pid, comm).into();
+        self.names.insert(pid, name.clone());
+        if let Some(new) = &mut self.new_names {
+            new.push((pid, name.clone()));
+        }
+        name
+    }
+
+    fn port(&mut self, pid: u32) -> Option<u16> {
+        probe::target::only_port(pid)
+    }
+}

@@ -1,0 +1,73 @@
+//! What the agent counts of itself, on its way to the metrics.
+
+use llmtrace_common::config::loss;
+
+use super::Agent;
+use crate::{metrics::Own, probe};
+
+/// How often targets are searched for an io_uring.
+const URING_NS: u64 = 2_000_000_000;
+
+impl Agent {
+    /// Time passes for the pipeline, and counters reach the metrics.
+    pub(super) fn beat(&mut self, now: u64) {
+        self.pipeline.tick(now, &mut self.out);
+        self.tapped_tick(now, false);
+        for id in self.pipeline.take_verdicts() {
+            self.capture.silence(id.addr, id.generation);
+        }
+        let mut own = Own {
+            targets: (self.capture.target_pids().len() + self.wanted.cgroups.len()) as u64,
+            ..Own::default()
+        };
+        for (group, reason, n) in self.pipeline.counts() {
+            match group {
+                "records" => own.records.push(("ring", reason, n)),
+                "resyncs" => own.resyncs.push((reason, n)),
+                "incomplete" => own.incomplete.push((reason, n)),
+                "silenced" => own.records.push(("verdict", reason, n)),
+                "stream" => own.records.push(("connection", reason, n)),
+                "bytes" if reason == "gap" => own.lost_bytes.push(("connection", reason, n)),
+                _ => {}
+            }
+        }
+        own.connections = self.pipeline.connections() as u64;
+        if self.undecodable > 0 {
+            own.lost_records.push(("record", "undecodable", self.undecodable));
+        }
+        let losses = self.capture.losses();
+        for (name, lost) in loss::NAMES.into_iter().zip(losses) {
+            own.lost_records.push(("kernel", name, lost.records));
+            own.lost_bytes.push(("kernel", name, lost.bytes));
+        }
+        own.lost_records.push(("kernel", "missed_run", self.capture.missed_runs()));
+        own.tls_libraries = self.capture.tls().libraries();
+        if !self.chosen.hooks.sees_io_uring() {
+            if now >= self.next_uring {
+                self.next_uring = now + URING_NS;
+                self.look_for_io_uring();
+            }
+            own.io_uring_targets = Some(self.io_uring.len() as u64);
+        }
+        for note in self.capture.tls().take_notes() {
+            eprintln!("llmtrace: TLS: {note}");
+        }
+        self.out.metrics.set_own(own);
+        self.out.flush();
+    }
+
+    /// Says so once of each target that has an io_uring, which the hooks in use do not see.
+    fn look_for_io_uring(&mut self) {
+        let pids = self.capture.target_pids();
+        self.io_uring.retain(|pid| pids.contains(pid));
+        for pid in pids {
+            if probe::target::uses_io_uring(pid) && self.io_uring.insert(pid) {
+                eprintln!(
+                    "llmtrace: process {pid} has an io_uring: what it reads by it is not seen by \
+                     the {} back end (fentry and kprobe see it, where the kernel allows them)",
+                    self.chosen.hooks.backend()
+                );
+            }
+        }
+    }
+}
