@@ -1,8 +1,8 @@
 //! The command line. Every flag of `run` can also be set by the variable that its help names.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use wildmatch::WildMatch;
 
 use crate::{
@@ -21,6 +21,20 @@ pub use recordings::{Form, RecordArgs, ReplayArgs};
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Parses a command line, and the configuration file that it names.
+pub fn parse_from(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(&argv)?;
+    let all = crate::config::arguments(argv, &command, &matches)
+        .map_err(|e| command.error(ErrorKind::InvalidValue, e))?;
+    Cli::from_arg_matches(&command.try_get_matches_from_mut(all)?)
+}
+
+/// Every command and flag.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,6 +116,7 @@ pub struct KernelArgs {
   llmtrace run                               every process that listens, as it comes
   llmtrace run --pid 1234                    one server and its children
   llmtrace run --port 8000 --request-log -   the server on port 8000, a line per request
+  llmtrace run --config /etc/llmtrace/llmtrace.toml
   curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
 
 Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
@@ -120,6 +135,9 @@ pub struct RunArgs {
     pub log_format: LogFormat,
     #[command(flatten)]
     pub kernel: KernelArgs,
+    /// Read what is not said here from this TOML file; SIGHUP has it read again.
+    #[arg(long, value_name = "FILE", env = "LLMTRACE_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 fn max_copy(text: &str) -> Result<u32, String> {

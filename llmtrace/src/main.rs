@@ -2,16 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use llmtrace::{
-    cli::{Cli, Command},
+    cli::{self, Command},
     demo, doctor,
     probe::ProbeError,
     recorder, replay, run,
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::parse_from(std::env::args_os().collect()).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,0 +1,47 @@
+//! The configuration file: flags of the command line by their long names, and tables for what
+//! flags cannot say.
+//!
+//! docs/llmtrace.toml is the annotated example; a test reads it.
+
+mod flags;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+use std::{fs, path::Path};
+
+use thiserror::Error;
+
+pub use flags::arguments;
+pub use sections::{Buckets, Cost, MAX_BUCKETS, ModelPrice, Sections, Slo};
+
+/// Longest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What is wrong with a configuration file.
+#[derive(Debug, Error)]
+#[error("configuration file {path}: {reason}")]
+pub struct ConfigError {
+    path: String,
+    reason: String,
+}
+
+impl ConfigError {
+    fn new(path: &Path, reason: impl ToString) -> Self {
+        Self { path: path.display().to_string(), reason: reason.to_string() }
+    }
+}
+
+/// The tables of a file, its flags left out: those are the command line's.
+pub fn sections(path: &Path) -> Result<Sections, ConfigError> {
+    let (_, sections) = flags::split(path, &read(path)?)?;
+    Ok(sections)
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let length = fs::metadata(path).map_err(|e| ConfigError::new(path, e))?.len();
+    if length > MAX_FILE {
+        return Err(ConfigError::new(path, format!("{length} bytes are no configuration file")));
+    }
+    fs::read_to_string(path).map_err(|e| ConfigError::new(path, e))
+}
