@@ -32,6 +32,13 @@ pub fn parse_from(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches_from_mut(all)?)
 }
 
+/// What is wrong with a command line, in one line.
+pub fn short(error: &clap::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    anyhow::anyhow!("{}", first.trim_start_matches("error: "))
+}
+
 /// Every command and flag.
 pub fn command() -> clap::Command {
     Cli::command()

@@ -21,3 +21,4 @@ pub mod recording;
 pub mod replay;
 pub mod run;
 pub mod serve;
+pub mod signals;

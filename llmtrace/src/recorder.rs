@@ -7,10 +7,6 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::Path,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -20,12 +16,12 @@ use crate::{
     agent::{Agent, Tap, open_log, wall_offset},
     cli::RecordArgs,
     metrics::Metrics,
-    probe::signals,
     record::Record,
     recording::{
         Contents, Writer,
         redact::{Item, Redactor},
     },
+    signals::Signals,
 };
 
 /// Bytes that are written to the file at once.
@@ -108,10 +104,7 @@ pub fn run(args: &RecordArgs) -> Result<()> {
         log.set_wall_offset(offset);
     }
     let metrics = Metrics::new(Metrics::itl_bounds());
-    let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(stop.clone())?;
-    // One that came to this thread would interrupt the verifier.
-    signals::block();
+    let signals = Signals::watch()?;
     // The kernel side first: without it no file is made.
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     let contents = if args.payload { Contents::Payload } else { Contents::Redacted };
@@ -131,7 +124,7 @@ pub fn run(args: &RecordArgs) -> Result<()> {
     let started = Instant::now();
     let limit = args.seconds.map(Duration::from_secs);
     let most = args.max_mib.map_or(u64::MAX, |n| n.saturating_mul(MIB));
-    while !stop.load(Ordering::Acquire)
+    while !signals.stopped()
         && limit.is_none_or(|limit| started.elapsed() < limit)
         && state.written.get() < most
         && state.failed.borrow().is_none()
@@ -159,24 +152,4 @@ fn create(path: &Path) -> Result<Box<dyn Write>> {
     // Even redacted it says who talked to whom.
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     Ok(Box::new(file.with_context(|| cannot(path))?))
-}
-
-/// Sets `stop` on SIGINT and SIGTERM.
-pub(crate) fn stop_on_signal(stop: Arc<AtomicBool>) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
-        let _in = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        stop.store(true, Ordering::Release);
-    })?;
-    Ok(())
 }

@@ -9,10 +9,11 @@ use anyhow::Result;
 
 use crate::{
     agent::{Agent, open_log},
-    cli::{LogFormat, RunArgs},
+    cli::{self, Command, LogFormat, RunArgs},
     metrics::Metrics,
-    probe::{clock::monotonic_ns, signals},
+    probe::clock::monotonic_ns,
     serve,
+    signals::Signals,
 };
 
 /// `llmtrace run`.
@@ -23,7 +24,6 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let metrics = Metrics::new(Metrics::itl_bounds());
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
-    let stop = Arc::new(AtomicBool::new(false));
     let state = serve::State {
         metrics: metrics.clone(),
         ready: ready.clone(),
@@ -31,10 +31,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         now: monotonic_ns,
     };
     // The address first: a port that is taken is a mistake to report before anything is attached.
-    let listen = serve::start(args.listen, state, stop.clone())?;
-    // The endpoint's thread takes the signals: one that came to this thread would interrupt the
-    // verifier.
-    signals::block();
+    let listen = serve::start(args.listen, state)?;
+    let signals = Signals::watch()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
@@ -53,9 +51,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
                                 "listen": listen.to_string(), "hooks": hooks.name() })
         ),
     }
-    while !stop.load(Ordering::Acquire) {
+    while !signals.stopped() {
         agent.step()?;
         last_tick.store(monotonic_ns(), Ordering::Release);
+        if signals.take_reload() {
+            let result = reload(args, &mut agent);
+            agent.out.metrics.reloaded(result.is_ok());
+            match result {
+                Ok(what) => eprintln!("llmtrace: reloaded: {what}"),
+                Err(e) => eprintln!("llmtrace: not reloaded, everything stays as it was: {e:#}"),
+            }
+        }
     }
     ready.store(false, Ordering::Release);
     agent.stop();
@@ -69,6 +75,22 @@ pub fn run(args: &RunArgs) -> Result<()> {
         sum("llmtrace_incomplete_exchanges_total"),
     );
     Ok(())
+}
+
+/// Reads the configuration file again. Says what came of it.
+fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
+    if args.config.is_none() {
+        return Ok("there is no configuration file (--config)".into());
+    }
+    // A file that is no good is refused whole, before anything is touched.
+    let argv = std::env::args_os().collect();
+    let Command::Run(new) = cli::parse_from(argv).map_err(|e| cli::short(&e))?.command else {
+        unreachable!("the command line is that of `run`");
+    };
+    let wanted = new.targets.wanted();
+    let described = wanted.describe();
+    agent.retarget(wanted)?;
+    Ok(format!("targets={described}"))
 }
 
 /// Sum of all series of a metric in an exposition.

@@ -269,6 +269,10 @@ impl Agent {
         self.log()
     }
 
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.process.signal(Signal::KILL);

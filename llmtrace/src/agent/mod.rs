@@ -74,6 +74,7 @@ impl Default for KernelOptions {
 pub struct Agent {
     capture: Capture,
     ring: Ring,
+    kernel: KernelOptions,
     pipeline: Pipeline,
     wanted: Wanted,
     /// The hooks that are attached, and why no better ones.
@@ -103,35 +104,7 @@ impl Agent {
         metrics: Metrics,
         log: Option<RequestLog<Box<dyn Write>>>,
     ) -> Result<Self, ProbeError> {
-        let config = probe::Config {
-            all: wanted.all,
-            listeners: wanted.auto(),
-            watch_processes: wanted.watches(),
-            ring_bytes: kernel.ring_bytes,
-            max_copy: kernel.max_copy,
-            choice: kernel.choice,
-        };
-        let cgroups = wanted.cgroup_ids()?;
-        let (mut capture, ring) = Capture::load(&config, &cgroups)?;
-        capture.add_target(std::process::id(), target::NEVER)?;
-        for port in &wanted.ports {
-            capture.add_port(*port)?;
-        }
-        for pid in &wanted.pids {
-            if !Path::new(&format!("/proc/{pid}")).exists() {
-                return Err(ProbeError::NoProcess(*pid));
-            }
-        }
-        // Before and after: what starts in between is found by one or the other.
-        for (pid, how) in wanted.scan() {
-            capture.add_target(pid, how)?;
-            capture.find_tls(pid);
-        }
-        for pid in wanted.covered() {
-            capture.find_tls(pid);
-        }
-        let chosen = capture.attach()?;
-        capture.settle_tls();
+        let (capture, ring, chosen) = begin(&wanted, kernel)?;
         let settings = Settings {
             itl_bounds: Metrics::itl_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
@@ -141,6 +114,7 @@ impl Agent {
         let mut agent = Self {
             capture,
             ring,
+            kernel: *kernel,
             pipeline: Pipeline::new(settings),
             wanted,
             chosen,
@@ -158,11 +132,34 @@ impl Agent {
             next_scan: 0,
             next_running: 0,
         };
-        agent.scan()?;
-        if agent.capture.watches_start() {
-            agent.reading = reading_threads(&agent.capture.target_pids());
-        }
+        agent.began()?;
         Ok(agent)
+    }
+
+    /// Capture has begun.
+    fn began(&mut self) -> Result<(), ProbeError> {
+        self.scan()?;
+        self.reading_until = monotonic_ns() + START_NS;
+        if self.capture.watches_start() {
+            self.reading = reading_threads(&self.capture.target_pids());
+        }
+        Ok(())
+    }
+
+    /// Traces others from now on. If that fails, everything is as before.
+    ///
+    /// The new hooks are attached before the old ones go, so what is traced before and after is
+    /// seen without a hole; TCP's positions tell what was seen twice.
+    pub fn retarget(&mut self, wanted: Wanted) -> Result<(), ProbeError> {
+        let (capture, ring, chosen) = begin(&wanted, &self.kernel)?;
+        self.drain();
+        (self.capture, self.ring, self.chosen, self.wanted) = (capture, ring, chosen, wanted);
+        self.out.metrics.set_backend(self.chosen.hooks.backend());
+        self.began()?;
+        let Self { capture, wanted, pipeline, out, .. } = self;
+        let pids: HashSet<u32> = capture.target_pids().into_iter().collect();
+        pipeline.let_go(|pid| !pids.contains(&pid) && !wanted.covers(pid), out);
+        Ok(())
     }
 
     /// Has `watch` see every exchange from here on.
@@ -303,4 +300,38 @@ impl Agent {
         self.beat(now);
         self.look(now);
     }
+}
+
+/// Loads and attaches.
+fn begin(wanted: &Wanted, kernel: &KernelOptions) -> Result<(Capture, Ring, Chosen), ProbeError> {
+    let config = probe::Config {
+        all: wanted.all,
+        listeners: wanted.auto(),
+        watch_processes: wanted.watches(),
+        ring_bytes: kernel.ring_bytes,
+        max_copy: kernel.max_copy,
+        choice: kernel.choice,
+    };
+    for pid in &wanted.pids {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return Err(ProbeError::NoProcess(*pid));
+        }
+    }
+    let cgroups = wanted.cgroup_ids()?;
+    let (mut capture, ring) = Capture::load(&config, &cgroups)?;
+    capture.add_target(std::process::id(), target::NEVER)?;
+    for port in &wanted.ports {
+        capture.add_port(*port)?;
+    }
+    // Before and after: what starts in between is found by one or the other.
+    for (pid, how) in wanted.scan() {
+        capture.add_target(pid, how)?;
+        capture.find_tls(pid);
+    }
+    for pid in wanted.covered() {
+        capture.find_tls(pid);
+    }
+    let chosen = capture.attach()?;
+    capture.settle_tls();
+    Ok((capture, ring, chosen))
 }

@@ -34,7 +34,7 @@ pub fn arguments(
             continue;
         }
         push(&mut argv, arg, &value)
-            .map_err(|reason| ConfigError::new(path, format!("`{key}` {reason}")))?;
+            .map_err(|reason| ConfigError::new(path, &format!("`{key}` {reason}")))?;
     }
     Ok(argv)
 }
@@ -44,7 +44,7 @@ pub(super) fn split(
     path: &Path,
     text: &str,
 ) -> Result<(Vec<(String, Value)>, Sections), ConfigError> {
-    let table: Table = text.parse().map_err(|e| ConfigError::new(path, e))?;
+    let table: Table = text.parse().map_err(|e| ConfigError::new(path, &e))?;
     let command = cli::command();
     let known = |key: &str| command.get_subcommands().any(|sub| find(sub, key).is_some());
     let mut flags = Vec::new();
@@ -57,7 +57,7 @@ pub(super) fn split(
             rest.insert(key, value);
         }
     }
-    let sections = Sections::deserialize_from(rest).map_err(|e| ConfigError::new(path, e))?;
+    let sections = Sections::deserialize_from(rest).map_err(|e| ConfigError::new(path, &e))?;
     Ok((flags, sections))
 }
 

@@ -27,7 +27,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(path: &Path, reason: impl ToString) -> Self {
+    fn new(path: &Path, reason: &dyn std::fmt::Display) -> Self {
         Self { path: path.display().to_string(), reason: reason.to_string() }
     }
 }
@@ -39,9 +39,9 @@ pub fn sections(path: &Path) -> Result<Sections, ConfigError> {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let length = fs::metadata(path).map_err(|e| ConfigError::new(path, e))?.len();
+    let length = fs::metadata(path).map_err(|e| ConfigError::new(path, &e))?.len();
     if length > MAX_FILE {
-        return Err(ConfigError::new(path, format!("{length} bytes are no configuration file")));
+        return Err(ConfigError::new(path, &format!("{length} bytes are no configuration file")));
     }
-    fs::read_to_string(path).map_err(|e| ConfigError::new(path, e))
+    fs::read_to_string(path).map_err(|e| ConfigError::new(path, &e))
 }

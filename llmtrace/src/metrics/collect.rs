@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -9,7 +10,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::defs::{self, Def};
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
 use super::process::Process;
-use super::series::{Base, Series, Status};
+use super::series::{Base, Reloads, Series, Status};
 use super::{Own, Shared, labels};
 
 const SECONDS: f64 = 1e9;
@@ -37,11 +38,11 @@ impl Collector for Collect {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (all, in_flight, own, backend) = {
+        let (all, in_flight, own, backend, reloads) = {
             let s = self.shared.lock();
             let all: Vec<_> = s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect();
             let in_flight: Vec<_> = s.in_flight.iter().map(|(b, n)| (b.clone(), *n)).collect();
-            (all, in_flight, s.own.clone(), s.backend)
+            (all, in_flight, s.own.clone(), s.backend, s.reloads)
         };
         let mut out = Families::default();
         requests(&mut out, &all);
@@ -49,6 +50,7 @@ impl Collector for Collect {
         tokens(&mut out, &all);
         out.add(&defs::IN_FLIGHT, in_flight.iter().map(|(b, n)| (Some(b), [], *n as f64)));
         agent(&mut out, &own, backend);
+        configuration(&mut out, reloads);
         process(&mut out, Process::read());
         out.0
     }
@@ -231,6 +233,13 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
     out.one(&defs::IO_URING_TARGETS, own.io_uring_targets.map(|n| n as f64));
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
+}
+
+fn configuration(out: &mut Families, reloads: Reloads) {
+    let counts = [("ok", reloads.ok), ("failed", reloads.failed)];
+    out.add(&defs::RELOADS, counts.into_iter().map(|(result, n)| (None, [result], n as f64)));
+    let last = reloads.last.duration_since(UNIX_EPOCH).map(|since| since.as_secs_f64());
+    out.one(&defs::RELOADED, last.ok());
 }
 
 fn process(out: &mut Families, p: Process) {

@@ -81,6 +81,10 @@ defs! {
         "Files with a TLS library that targets have mapped, by what became of their probes: anything but attached means TLS traffic that is not seen.";
     IO_URING_TARGETS: GAUGE "llmtrace_io_uring_targets" false []
         "Targets that have an io_uring while the hooks in use do not see all that is done by one: what they read by it is not traced. Absent where the hooks see it.";
+    RELOADS: COUNTER "llmtrace_config_reloads_total" false ["result"]
+        "Times at which the configuration file was read again, by result: ok, or failed, in which case the old one stayed.";
+    RELOADED: GAUGE "llmtrace_config_last_reload_success_timestamp_seconds" false []
+        "When the configuration in use was read, in seconds since the Unix epoch.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

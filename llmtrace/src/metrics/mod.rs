@@ -106,6 +106,11 @@ impl Metrics {
         self.shared.lock().own = own;
     }
 
+    /// The configuration was read again, or could not be.
+    pub fn reloaded(&self, ok: bool) {
+        self.shared.lock().reloads.count(ok);
+    }
+
     /// What captures.
     pub fn set_backend(&self, backend: &'static str) {
         self.shared.lock().backend = Some(backend);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
@@ -84,6 +85,30 @@ pub(super) struct Series {
     pub(super) events: Option<u64>,
 }
 
+/// How the configuration came about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reloads {
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+    /// When the one in use was read.
+    pub(super) last: SystemTime,
+}
+
+impl Reloads {
+    fn new() -> Self {
+        Self { ok: 0, failed: 0, last: SystemTime::now() }
+    }
+
+    pub(super) fn count(&mut self, ok: bool) {
+        if ok {
+            self.ok += 1;
+            self.last = SystemTime::now();
+        } else {
+            self.failed += 1;
+        }
+    }
+}
+
 /// Everything behind the lock.
 #[derive(Debug)]
 pub(super) struct State {
@@ -93,6 +118,7 @@ pub(super) struct State {
     pub(super) in_flight: HashMap<Base, u64>,
     pub(super) own: Arc<Own>,
     pub(super) backend: Option<&'static str>,
+    pub(super) reloads: Reloads,
     models: Capped,
     servers: Capped,
 }
@@ -104,6 +130,7 @@ impl State {
             in_flight: HashMap::new(),
             own: Arc::default(),
             backend: None,
+            reloads: Reloads::new(),
             models: Capped::new(MAX_MODELS),
             servers: Capped::new(MAX_SERVERS),
         }

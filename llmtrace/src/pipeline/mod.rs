@@ -164,6 +164,19 @@ impl Pipeline {
         self.unix.clear();
     }
 
+    /// Nothing more comes of the processes that `gone` names: what they have open is incomplete.
+    pub fn let_go(&mut self, gone: impl Fn(u32) -> bool, sink: &mut impl Sink) {
+        let ids: Vec<_> = self.table.iter().filter(|e| gone(e.pid)).map(|e| e.id).collect();
+        for id in ids {
+            self.settle(id, true, sink);
+            if let Some(mut entry) = self.remove(id) {
+                let now = self.now;
+                let (.., link, mut cx) = parts(&mut entry, &self.settings, &mut self.counts, sink);
+                link.lose_all(now, Lost::Silenced, &mut cx);
+            }
+        }
+    }
+
     /// Connections that need no further records, since the last call.
     pub fn take_verdicts(&mut self) -> Vec<SockId> {
         std::mem::take(&mut self.verdicts)

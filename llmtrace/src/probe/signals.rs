@@ -1,6 +1,6 @@
 //! Signals and the verifier: a signal to the thread that loads a program makes the kernel give up.
 
-/// Leaves SIGTERM and SIGINT to the process's other threads.
+/// Leaves SIGTERM, SIGINT and SIGHUP to the process's other threads.
 pub fn block() {
     // SAFETY: a set that is made here, and the mask of the calling thread only.
     unsafe {
@@ -8,6 +8,7 @@ pub fn block() {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGHUP);
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
 }

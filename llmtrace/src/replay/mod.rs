@@ -11,7 +11,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
     time::Duration,
 };
@@ -32,6 +32,7 @@ use crate::{
     probe::clock::monotonic_ns,
     recording::{Reader, read::ReadError},
     serve,
+    signals::Signals,
 };
 
 type Stdout = BufWriter<io::Stdout>;
@@ -209,12 +210,12 @@ fn progress(size: Option<u64>, summary: bool) -> ProgressBar {
 
 /// Serves the metrics until a signal.
 struct Endpoint {
-    stop: Arc<AtomicBool>,
+    signals: Signals,
 }
 
 impl Endpoint {
     fn start(listen: std::net::SocketAddr, metrics: &Metrics) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let signals = Signals::watch()?;
         let state = serve::State {
             metrics: metrics.clone(),
             ready: Arc::new(AtomicBool::new(true)),
@@ -222,13 +223,13 @@ impl Endpoint {
             last_tick: Arc::new(AtomicU64::new(u64::MAX)),
             now: monotonic_ns,
         };
-        let address = serve::start(listen, state, stop.clone())?;
+        let address = serve::start(listen, state)?;
         eprintln!("ready listen={address}");
-        Ok(Self { stop })
+        Ok(Self { signals })
     }
 
     fn wait(&self) {
-        while !self.stop.load(Ordering::Acquire) {
+        while !self.signals.stopped() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
