@@ -133,6 +133,14 @@ pub struct RunArgs {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9466", env = "LLMTRACE_LISTEN")]
     pub listen: SocketAddr,
+    /// TLS and basic authentication of what is served, in the format of the Prometheus exporters.
+    #[arg(
+        long = "web.config.file",
+        visible_alias = "web-config-file",
+        value_name = "FILE",
+        env = "LLMTRACE_WEB_CONFIG_FILE"
+    )]
+    pub web_config_file: Option<PathBuf>,
     /// Write a JSON line per finished request to this file, or to standard output with "-". No
     /// prompt and no completion text is in it.
     #[arg(long, value_name = "FILE", env = "LLMTRACE_REQUEST_LOG")]

@@ -24,8 +24,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let metrics = Metrics::new(Metrics::itl_bounds());
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
+    let web = serve::web::Source::new(args.web_config_file.as_deref())?;
     let state = serve::State {
         metrics: metrics.clone(),
+        web,
         ready: ready.clone(),
         last_tick: last_tick.clone(),
         now: monotonic_ns,

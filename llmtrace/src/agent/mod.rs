@@ -30,6 +30,7 @@ use crate::{
 
 pub use log::{open_log, wall_offset};
 pub use out::Out;
+use own::Before;
 
 /// The ring is looked at this often; records carry kernel times, so lateness costs nothing.
 const TICK: Duration = Duration::from_millis(4);
@@ -74,6 +75,8 @@ impl Default for KernelOptions {
 pub struct Agent {
     capture: Capture,
     ring: Ring,
+    /// What was counted by kernel sides before this one.
+    before: Before,
     kernel: KernelOptions,
     pipeline: Pipeline,
     wanted: Wanted,
@@ -114,6 +117,7 @@ impl Agent {
         let mut agent = Self {
             capture,
             ring,
+            before: Before::default(),
             kernel: *kernel,
             pipeline: Pipeline::new(settings),
             wanted,
@@ -153,6 +157,7 @@ impl Agent {
     pub fn retarget(&mut self, wanted: Wanted) -> Result<(), ProbeError> {
         let (capture, ring, chosen) = begin(&wanted, &self.kernel)?;
         self.drain();
+        self.before.add(&self.capture);
         (self.capture, self.ring, self.chosen, self.wanted) = (capture, ring, chosen, wanted);
         self.out.metrics.set_backend(self.chosen.hooks.backend());
         self.began()?;
@@ -280,7 +285,7 @@ impl Agent {
     fn tapped_tick(&mut self, now: u64, last: bool) {
         if let Some(tap) = &mut self.tap {
             self.out.new_names().for_each(|(pid, name)| tap.name(pid, &name));
-            let lost = self.capture.losses().iter().map(|l| l.records).sum();
+            let lost = self.before.losses(&self.capture).iter().map(|l| l.records).sum();
             tap.tick(now, lost, last);
         }
     }

@@ -1,12 +1,42 @@
 //! What the agent counts of itself, on its way to the metrics.
 
-use llmtrace_common::config::loss;
+use llmtrace_common::config::{Loss, loss};
 
 use super::Agent;
-use crate::{metrics::Own, probe};
+use crate::{
+    metrics::Own,
+    probe::{self, Capture},
+};
 
 /// How often targets are searched for an io_uring.
 const URING_NS: u64 = 2_000_000_000;
+
+/// What kernel sides counted that are gone: counters only go up.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    losses: [Loss; loss::COUNT as usize],
+    missed_runs: u64,
+}
+
+impl Before {
+    /// This one goes.
+    pub(super) fn add(&mut self, capture: &Capture) {
+        (self.losses, self.missed_runs) = (self.losses(capture), self.missed_runs(capture));
+    }
+
+    pub(super) fn losses(&self, now: &Capture) -> [Loss; loss::COUNT as usize] {
+        let mut sum = self.losses;
+        for (sum, now) in sum.iter_mut().zip(now.losses()) {
+            sum.records += now.records;
+            sum.bytes += now.bytes;
+        }
+        sum
+    }
+
+    fn missed_runs(&self, now: &Capture) -> u64 {
+        self.missed_runs + now.missed_runs()
+    }
+}
 
 impl Agent {
     /// Time passes for the pipeline, and counters reach the metrics.
@@ -35,12 +65,12 @@ impl Agent {
         if self.undecodable > 0 {
             own.lost_records.push(("record", "undecodable", self.undecodable));
         }
-        let losses = self.capture.losses();
+        let losses = self.before.losses(&self.capture);
         for (name, lost) in loss::NAMES.into_iter().zip(losses) {
             own.lost_records.push(("kernel", name, lost.records));
             own.lost_bytes.push(("kernel", name, lost.bytes));
         }
-        own.lost_records.push(("kernel", "missed_run", self.capture.missed_runs()));
+        own.lost_records.push(("kernel", "missed_run", self.before.missed_runs(&self.capture)));
         own.tls_libraries = self.capture.tls().libraries();
         if !self.chosen.hooks.sees_io_uring() {
             if now >= self.next_uring {

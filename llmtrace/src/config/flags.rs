@@ -71,9 +71,12 @@ fn is_table(value: &Value) -> bool {
 
 fn find<'c>(command: &'c Command, key: &str) -> Option<&'c Arg> {
     let key = key.replace('_', "-");
-    command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(&key) && !NEVER.contains(&&*key) && !arg.is_hide_set())
+    let named = |arg: &&Arg| {
+        arg.get_long() == Some(&key)
+            || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&&*key))
+    };
+    let found = command.get_arguments().find(named)?;
+    (!NEVER.contains(&&*key) && !found.is_hide_set()).then_some(found)
 }
 
 fn push(argv: &mut Vec<OsString>, arg: &Arg, value: &Value) -> Result<(), String> {

@@ -218,6 +218,7 @@ impl Endpoint {
         let signals = Signals::watch()?;
         let state = serve::State {
             metrics: metrics.clone(),
+            web: serve::web::Source::new(None)?,
             ready: Arc::new(AtomicBool::new(true)),
             // Nothing that could stop ticking.
             last_tick: Arc::new(AtomicU64::new(u64::MAX)),

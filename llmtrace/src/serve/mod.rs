@@ -3,7 +3,9 @@
 //! Architecture Invariant: knows the metrics and whether the agent is well; knows nothing of what
 //! is traced.
 
+mod guard;
 mod thread;
+pub mod web;
 
 use std::io;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -21,6 +24,7 @@ use crate::llm::Ns;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 
 pub use thread::start;
+use web::Listener;
 
 /// How long ago the last tick may be of an agent that is well.
 pub const MAX_TICK_AGE: Ns = 5_000_000_000;
@@ -45,6 +49,8 @@ const INDEX: &str = "<!doctype html>
 #[derive(Clone, Debug)]
 pub struct State {
     pub metrics: Metrics,
+    /// TLS, and who may read.
+    pub web: web::Source,
     /// Whether it captures.
     pub ready: Arc<AtomicBool>,
     /// When it last looked for records, on the clock of `now`.
@@ -61,14 +67,17 @@ struct Inner {
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, state: State) -> io::Result<()> {
-    axum::serve(listener, router(state)).await
+    let web = state.web.clone();
+    axum::serve(Listener::new(listener, web)?, router(state)).await
 }
 
 /// The routes by themselves.
 pub fn router(state: State) -> Router {
+    let guarded = middleware::from_fn_with_state(state.web.clone(), guard::guard);
     Router::new()
         .route("/", get(async || Html(INDEX)))
         .route("/metrics", get(metrics))
+        .route_layer(guarded)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Inner { state, scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)) })
@@ -119,6 +128,7 @@ mod tests {
     async fn routes() {
         let state = State {
             metrics: Metrics::default(),
+            web: web::Source::new(None).unwrap(),
             ready: Arc::default(),
             last_tick: Arc::new(AtomicU64::new(5_000_000_001)),
             now: || 10_000_000_000,
