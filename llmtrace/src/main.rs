@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Record(args) => recorder::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Completions(args) => cli::pages::completions(&args),
+        Command::Man(args) => cli::pages::man(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

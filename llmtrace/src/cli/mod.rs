@@ -10,6 +10,7 @@ use crate::{
     probe::{Choice, target::Wanted},
 };
 
+pub mod pages;
 mod recordings;
 
 pub use recordings::{Form, RecordArgs, ReplayArgs};
@@ -55,6 +56,10 @@ pub enum Command {
     Record(RecordArgs),
     /// Find the LLM requests in a recording, or in any capture of tcpdump or Wireshark.
     Replay(ReplayArgs),
+    /// Write the completions of a shell.
+    Completions(pages::CompletionsArgs),
+    /// Write manual pages.
+    Man(pages::ManArgs),
     /// Start a small LLM server and clients, trace them with real eBPF and compare.
     Demo(DemoArgs),
 }
