@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod demo;
+pub mod discover;
 pub mod doctor;
 pub mod export;
 pub mod http;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use llmtrace::{
     cli::{self, Command},
-    demo, doctor,
+    demo, discover, doctor,
     probe::ProbeError,
     recorder, replay, run,
 };
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let cli = cli::parse_from(std::env::args_os().collect()).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Discover(args) => discover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Record(args) => recorder::run(&args),
         Command::Replay(args) => replay::run(&args),

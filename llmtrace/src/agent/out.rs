@@ -89,7 +89,7 @@ impl Sink for Out {
         if let Some(name) = self.names.get(&pid) {
             return name.clone();
         }
-        let name: Arc<str> = probe::target::display_name(pid, comm).into();
+        let name: Arc<str> = probe::process::display_name(pid, comm).into();
         self.names.insert(pid, name.clone());
         if let Some(new) = &mut self.new_names {
             new.push((pid, name.clone()));
