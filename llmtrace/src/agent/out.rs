@@ -80,7 +80,7 @@ impl Sink for Out {
             && !self.log_failed
         {
             self.log_failed = true;
-            eprintln!("llmtrace: request log: {e}; further failures are not reported");
+            log::error!("request log: {e}; further failures are not reported");
         }
         self.watches.iter_mut().for_each(|watch| watch.finished(f, peer));
     }

@@ -123,6 +123,9 @@ pub struct KernelArgs {
     #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LLMTRACE_MAX_COPY_KIB",
           value_parser = max_copy)]
     pub max_copy_kib: u32,
+    /// Print what the kernel programs decide about processes: for finding mistakes in llmtrace.
+    #[arg(long, env = "LLMTRACE_KERNEL_LOG")]
+    pub kernel_log: bool,
 }
 
 #[derive(Debug, Args)]
@@ -187,7 +190,7 @@ impl KernelArgs {
             Backend::Syscall => Choice::Syscall,
         };
         let (ring_bytes, max_copy) = (self.ring_mib << 20, self.max_copy_kib << 10);
-        KernelOptions { choice, ring_bytes, max_copy }
+        KernelOptions { choice, ring_bytes, max_copy, log: self.kernel_log }
     }
 }
 

@@ -64,7 +64,7 @@ pub fn run(args: &DiscoverArgs) -> Result<()> {
         table(&mut out, &servers)?;
     }
     if let Some(note) = note {
-        eprintln!("llmtrace: {note}");
+        log::warn!("{note}");
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod error;
 pub mod features;
 mod filter;
+mod log;
 pub mod object;
 pub mod offsets;
 pub mod plan;
