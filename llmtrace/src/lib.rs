@@ -10,6 +10,7 @@ pub mod demo;
 pub mod doctor;
 pub mod export;
 pub mod http;
+pub mod live;
 pub mod llm;
 pub mod metrics;
 pub mod pipeline;

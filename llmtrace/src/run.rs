@@ -8,8 +8,9 @@ use std::sync::{
 use anyhow::Result;
 
 use crate::{
-    agent::{Agent, open_log},
+    agent::{Agent, open_log, wall_offset},
     cli::{LogFormat, RunArgs},
+    live::Live,
     metrics::Metrics,
     probe::{clock::monotonic_ns, signals},
     serve,
@@ -21,11 +22,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
     let metrics = Metrics::new(Metrics::itl_bounds());
+    let live = Live::new(wall_offset());
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
     let stop = Arc::new(AtomicBool::new(false));
     let state = serve::State {
         metrics: metrics.clone(),
+        live: live.clone(),
         ready: ready.clone(),
         last_tick: last_tick.clone(),
         now: monotonic_ns,
@@ -36,6 +39,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // verifier.
     signals::block();
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    agent.watch(live.watch());
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         eprintln!("llmtrace: without {}: {}", missing.program, missing.reason);
