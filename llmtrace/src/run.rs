@@ -8,8 +8,9 @@ use std::sync::{
 use anyhow::Result;
 
 use crate::{
-    agent::{Agent, open_log},
+    agent::{Agent, open_log, wall_offset},
     cli::{self, Command, LogFormat, RunArgs},
+    live::Live,
     logger,
     metrics::Metrics,
     probe::clock::monotonic_ns,
@@ -25,12 +26,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
     let metrics = Metrics::new(Metrics::itl_bounds());
+    let live = Live::new(wall_offset());
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
     let web = serve::web::Source::new(args.web_config_file.as_deref())?;
     let state = serve::State {
         metrics: metrics.clone(),
         web,
+        live: live.clone(),
         ready: ready.clone(),
         last_tick: last_tick.clone(),
         now: monotonic_ns,
@@ -39,6 +42,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    agent.watch(live.watch());
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);

@@ -193,7 +193,8 @@ impl Agent {
             self.beat(now);
         }
         if !self.out.watches.is_empty() && now >= self.next_running {
-            self.next_running = now + LOOK_NS;
+            // At whole half seconds, so that a second always has two.
+            self.next_running = (now / LOOK_NS + 1) * LOOK_NS;
             self.look(now);
         }
         if self.capture.watches_start() && now >= self.next_look {

@@ -231,4 +231,18 @@ impl Finished {
             None => None,
         }
     }
+
+    /// Time per output token after the first event's; of a stream.
+    pub fn per_output_token(&self) -> Option<Ns> {
+        let (first, last) = self.first_token.zip(self.last_token)?;
+        let (n, _) = self.output_tokens()?;
+        let n = n.checked_sub(self.first_tokens.into()).filter(|n| *n > 0)?;
+        Some(last.saturating_sub(first) / n)
+    }
+
+    /// Time to the first token, if the client stayed for it.
+    pub fn time_to_first_token(&self) -> Option<Ns> {
+        let gone = self.outcome == Outcome::ClientDisconnect(Phase::BeforeFirstToken);
+        self.first_token.filter(|_| !gone).map(|t| t.saturating_sub(self.start))
+    }
 }

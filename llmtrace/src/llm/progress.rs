@@ -10,7 +10,11 @@ pub const RECENT_GAPS: usize = 32;
 pub struct Progress {
     /// Tokens as far as events tell them, else token-bearing events.
     pub tokens: u64,
+    /// Tokens of earlier looks.
+    pub told: u64,
     pub events: u64,
+    /// Whether the first token-bearing event is among them.
+    pub first: bool,
     /// Microseconds, the oldest overwritten first.
     gaps: [u32; RECENT_GAPS],
     seen: u32,
@@ -18,6 +22,13 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// What a stream brought; `gaps` are in nanoseconds.
+    pub fn new(tokens: u64, events: u64, gaps: &[Ns]) -> Self {
+        let mut new = Self { tokens, events, ..Self::default() };
+        gaps.iter().for_each(|gap| new.gap(*gap));
+        new
+    }
+
     /// Inter-token latencies, in microseconds: all of them, or a sample of the last ones.
     pub fn gaps(&self) -> &[u32] {
         let kept = (self.seen as usize).min(RECENT_GAPS);
@@ -34,7 +45,8 @@ impl Progress {
     /// `events` is how many there were so far.
     pub(super) fn take(&mut self, events: u64) -> Self {
         let taken = Self { events: events.saturating_sub(self.events_before), ..self.clone() };
-        *self = Self { events_before: events, ..Self::default() };
+        let told = self.told.saturating_add(self.tokens);
+        *self = Self { told, events_before: events, ..Self::default() };
         taken
     }
 }

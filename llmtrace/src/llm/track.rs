@@ -193,6 +193,7 @@ impl Stream {
             }
             None => {
                 self.first_token = Some(t);
+                self.progress.first = true;
                 self.first_tokens = u32::try_from(k.max(1)).unwrap_or(u32::MAX);
             }
         }

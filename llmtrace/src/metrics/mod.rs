@@ -12,6 +12,7 @@
 
 mod collect;
 mod defs;
+mod health;
 mod hist;
 pub mod labels;
 mod process;
@@ -25,6 +26,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::llm::{Finished, Ns, Peer, Role};
 
+pub use health::Health;
 pub use series::MAX_SERIES;
 use series::State;
 

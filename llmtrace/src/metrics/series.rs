@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
 use super::{Own, Peer};
-use crate::llm::{Finished, Ns, Outcome, Phase, Role, TokenSource};
+use crate::llm::{Finished, Ns, Outcome, Role, TokenSource};
 
 /// Most combinations of server, endpoint and model; later ones are counted under `other`.
 pub const MAX_SERIES: usize = 2_000;
@@ -204,12 +204,10 @@ impl Series {
         if let Some(t) = f.first_byte {
             self.first_byte.observe(FIRST, since(t));
         }
-        // A first token that the client did not stay for is no first token.
-        let gone = f.outcome == Outcome::ClientDisconnect(Phase::BeforeFirstToken);
-        if let Some(t) = f.first_token.filter(|_| !gone) {
-            self.first_token.observe(FIRST, since(t));
+        if let Some(t) = f.time_to_first_token() {
+            self.first_token.observe(FIRST, t);
         }
-        if let Some(t) = per_token(f) {
+        if let Some(t) = f.per_output_token() {
             self.per_token.observe(PER_TOKEN, t);
         }
         if let Some(t) = f.max_stall {
@@ -248,12 +246,4 @@ impl Series {
             add(&mut self.events, f.events);
         }
     }
-}
-
-/// Time per output token after the first event's.
-fn per_token(f: &Finished) -> Option<Ns> {
-    let (first, last) = f.first_token.zip(f.last_token)?;
-    let (n, _) = f.output_tokens()?;
-    let n = n.checked_sub(f.first_tokens.into()).filter(|n| *n > 0)?;
-    Some(last.saturating_sub(first) / n)
 }

@@ -24,8 +24,10 @@ pub use feed::{Feed, Hear};
 use self::summary::Summary;
 use self::table::Table;
 use crate::{
+    agent::wall_offset,
     cli::{Form, ReplayArgs},
     export::RequestLog,
+    live::Live,
     llm::{Finished, Peer, Role, Settings},
     metrics::Metrics,
     pipeline::Sink,
@@ -219,6 +221,8 @@ impl Endpoint {
         let state = serve::State {
             metrics: metrics.clone(),
             web: serve::web::Source::new(None)?,
+            // Stays empty: what is replayed is of another time.
+            live: Live::new(wall_offset()),
             ready: Arc::new(AtomicBool::new(true)),
             // Nothing that could stop ticking.
             last_tick: Arc::new(AtomicU64::new(u64::MAX)),

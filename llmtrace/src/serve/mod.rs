@@ -1,8 +1,9 @@
 //! The agent's HTTP endpoint.
 //!
-//! Architecture Invariant: knows the metrics and whether the agent is well; knows nothing of what
-//! is traced.
+//! Architecture Invariant: knows the metrics, the live windows and whether the agent is well; knows
+//! nothing of what is traced.
 
+mod api;
 mod guard;
 mod thread;
 pub mod web;
@@ -20,6 +21,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::live::Live;
 use crate::llm::Ns;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 
@@ -30,6 +32,8 @@ use web::Listener;
 pub const MAX_TICK_AGE: Ns = 5_000_000_000;
 /// Most scrapes that are written at the same time.
 const MAX_SCRAPES: usize = 2;
+/// Most summaries that are worked out at the same time.
+const MAX_SUMMARIES: usize = 2;
 
 const INDEX: &str = "<!doctype html>
 <html lang=\"en\">
@@ -38,6 +42,7 @@ const INDEX: &str = "<!doctype html>
 <h1>llmtrace</h1>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
+<li><a href=\"/api/v1/summary\">/api/v1/summary</a>: the last seconds, as JSON</li>
 <li><a href=\"/healthz\">/healthz</a>: is it alive</li>
 <li><a href=\"/readyz\">/readyz</a>: does it capture</li>
 </ul>
@@ -51,6 +56,7 @@ pub struct State {
     pub metrics: Metrics,
     /// TLS, and who may read.
     pub web: web::Source,
+    pub live: Live,
     /// Whether it captures.
     pub ready: Arc<AtomicBool>,
     /// When it last looked for records, on the clock of `now`.
@@ -63,6 +69,14 @@ pub struct State {
 struct Inner {
     state: State,
     scrapes: Arc<Semaphore>,
+    summaries: Arc<Semaphore>,
+}
+
+impl Inner {
+    fn new(state: State) -> Self {
+        let (scrapes, summaries) = (Semaphore::new(MAX_SCRAPES), Semaphore::new(MAX_SUMMARIES));
+        Self { state, scrapes: scrapes.into(), summaries: summaries.into() }
+    }
 }
 
 /// Serves until it is dropped.
@@ -77,10 +91,11 @@ pub fn router(state: State) -> Router {
     Router::new()
         .route("/", get(async || Html(INDEX)))
         .route("/metrics", get(metrics))
+        .route("/api/v1/summary", get(api::summary))
         .route_layer(guarded)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .with_state(Inner { state, scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)) })
+        .with_state(Inner::new(state))
 }
 
 async fn metrics(Shared(inner): Shared<Inner>) -> Response {
@@ -111,46 +126,4 @@ fn verdict(good: bool, why: &'static str) -> (StatusCode, &'static str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    async fn ask(at: std::net::SocketAddr, path: &str) -> String {
-        let mut c = tokio::net::TcpStream::connect(at).await.unwrap();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        c.write_all(head.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        c.read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    #[tokio::test]
-    async fn routes() {
-        let state = State {
-            metrics: Metrics::default(),
-            web: web::Source::new(None).unwrap(),
-            ready: Arc::default(),
-            last_tick: Arc::new(AtomicU64::new(5_000_000_001)),
-            now: || 10_000_000_000,
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, state.clone()));
-
-        let text = ask(at, "/metrics").await;
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
-        assert!(text.contains("\nllmtrace_build_info{version="), "{text}");
-        assert!(ask(at, "/").await.contains("href=\"/metrics\""));
-        assert!(ask(at, "/nothing").await.starts_with("HTTP/1.1 404"));
-
-        assert!(ask(at, "/healthz").await.starts_with("HTTP/1.1 200"));
-        state.last_tick.store(5_000_000_000, Ordering::Relaxed);
-        assert!(ask(at, "/healthz").await.starts_with("HTTP/1.1 503"));
-
-        assert!(ask(at, "/readyz").await.starts_with("HTTP/1.1 503"));
-        state.ready.store(true, Ordering::Relaxed);
-        assert!(ask(at, "/readyz").await.starts_with("HTTP/1.1 200"));
-        server.abort();
-    }
-}
+mod tests;

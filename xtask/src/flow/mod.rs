@@ -45,6 +45,7 @@ const RULES: &[Rule] = &[
     },
     Rule { module: "http", may_use: Some(&[]), must_not: SANS_IO },
     Rule { module: "llm", may_use: Some(&["http"]), must_not: SANS_IO },
+    Rule { module: "live", may_use: Some(&["llm"]), must_not: SANS_IO },
     Rule { module: "metrics", may_use: Some(&["llm"]), must_not: NO_AYA },
     Rule { module: "export", may_use: Some(&["llm", "metrics"]), must_not: NO_AYA },
 ];

@@ -30,6 +30,7 @@ fn a_stream_is_told_as_it_comes_and_no_more_when_it_is_over() {
     assert_eq!(look(&mut b), []);
     let f = &b.log.finished[0].0;
     assert_eq!((f.progress.tokens, f.progress.gaps().len(), f.token_events), (1, 1, 3));
+    assert_eq!((f.progress.told, f.progress.first), (2, false), "the first was in the first look");
 }
 
 #[test]

@@ -1,0 +1,131 @@
+use super::*;
+use crate::llm::{Finished, Outcome, Peer, Progress, Role};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn ask(at: std::net::SocketAddr, path: &str) -> String {
+    let mut c = tokio::net::TcpStream::connect(at).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    c.write_all(head.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    c.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn routes() {
+    let state = State {
+        metrics: Metrics::default(),
+        web: web::Source::new(None).unwrap(),
+        live: Live::new(1_000),
+        ready: Arc::default(),
+        last_tick: Arc::new(AtomicU64::new(5_000_000_001)),
+        now: || 10_000_000_000,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, state.clone()));
+
+    let text = ask(at, "/metrics").await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+    assert!(text.contains("\nllmtrace_build_info{version="), "{text}");
+    assert!(ask(at, "/").await.contains("href=\"/metrics\""));
+    let text = ask(at, "/api/v1/summary?history=60&streams=1&ended=1").await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("content-type: application/json"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(json["windows"], serde_json::json!(["1s", "10s", "60s", "600s"]));
+    assert_eq!((&json["now"], &json["running"]), (&10.000001.into(), &0.into()));
+    assert_eq!(json["agent"]["version"], env!("CARGO_PKG_VERSION"));
+    for wrong in ["window=2h", "history=601", "history=-1", "what=1", "streams=x"] {
+        let text = ask(at, &format!("/api/v1/summary?{wrong}")).await;
+        assert!(text.starts_with("HTTP/1.1 400") && text.contains("{\"error\":"), "{text}");
+    }
+    assert!(ask(at, "/nothing").await.starts_with("HTTP/1.1 404"));
+
+    assert!(ask(at, "/healthz").await.starts_with("HTTP/1.1 200"));
+    state.last_tick.store(5_000_000_000, Ordering::Relaxed);
+    assert!(ask(at, "/healthz").await.starts_with("HTTP/1.1 503"));
+
+    assert!(ask(at, "/readyz").await.starts_with("HTTP/1.1 503"));
+    state.ready.store(true, Ordering::Relaxed);
+    assert!(ask(at, "/readyz").await.starts_with("HTTP/1.1 200"));
+    server.abort();
+}
+
+/// As many series as there may be, busy for a minute, while exchanges end as fast as they can.
+#[tokio::test]
+async fn summary_of_a_thousand_series_under_load() {
+    const SECOND: u64 = 1_000_000_000;
+    let live = Live::new(0);
+    let state = State {
+        metrics: Metrics::default(),
+        web: web::Source::new(None).unwrap(),
+        live: live.clone(),
+        ready: Arc::default(),
+        last_tick: Arc::default(),
+        now: || 60 * SECOND,
+    };
+    let mut watch = live.watch();
+    let peers: Vec<Peer> = (0..100)
+        .map(|n| Peer {
+            server: format!("server:{n}").into(),
+            client: "127.0.0.1:1".into(),
+            pid: 1,
+            tls: false,
+        })
+        .collect();
+    let mut random = 1u64;
+    let mut finished = move |at: u64, model: usize| {
+        let gaps: [u64; 30] = std::array::from_fn(|_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            20_000_000 + (random >> 33) % 5_000_000
+        });
+        let mut f = Finished::new(Role::Server, at - SECOND / 2);
+        (f.outcome, f.status, f.stream) = (Outcome::Success, Some(200), true);
+        (f.first_token, f.last_token) = (Some(at - SECOND / 3), Some(at - SECOND / 9));
+        f.usage.output = Some(30);
+        f.model = Some(format!("model-{model}").into());
+        (f.end, f.progress) = (at, Progress::new(30, 31, &gaps));
+        f.progress.first = true;
+        f
+    };
+    for second in 1..60 {
+        for (n, peer) in peers.iter().enumerate() {
+            for model in 0..10 {
+                watch.finished(&finished(second * SECOND + n as u64 * 1_000, model), peer);
+            }
+        }
+        watch.tick((second + 1) * SECOND);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let flood = std::thread::spawn(move || {
+        let mut n = 0_usize;
+        while !stopped.load(Ordering::Relaxed) {
+            watch.finished(&finished(60 * SECOND, n % 10), &peers[n / 10 % 100]);
+            watch.tick(60 * SECOND);
+            n += 1;
+        }
+        n
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, state));
+    let begin = std::time::Instant::now();
+    let text = ask(at, "/api/v1/summary").await;
+    let took = begin.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let ended = flood.join().unwrap();
+    server.abort();
+    let json: serde_json::Value =
+        serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(json["servers"].as_array().map(Vec::len), Some(1_000));
+    assert_eq!(json["servers"][7]["windows"]["10s"]["requests"], 10);
+    eprintln!("{} bytes in {took:?} while {ended} exchanges ended", text.len());
+    // Without optimisation it is far slower, and other tests run beside this one.
+    let limit = if cfg!(debug_assertions) { 60.0 } else { 1.0 };
+    assert!(took.as_secs_f64() < limit, "{took:?}");
+    assert!(ended > 0);
+}
