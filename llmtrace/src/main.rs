@@ -6,7 +6,7 @@ use llmtrace::{
     cli::{self, Command},
     demo, discover, doctor, logger,
     probe::ProbeError,
-    recorder, replay, run,
+    recorder, replay, run, top,
 };
 
 fn main() -> ExitCode {
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let cli = cli::parse_from(std::env::args_os().collect()).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Discover(args) => discover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Record(args) => recorder::run(&args),

@@ -49,6 +49,8 @@ pub fn command() -> clap::Command {
 pub enum Command {
     /// Trace servers on this machine and serve Prometheus metrics.
     Run(RunArgs),
+    /// Watch servers, models and running streams in the terminal.
+    Top(TopArgs),
     /// Find the LLM servers of this machine: engine, process, ports, model, TLS.
     Discover(DiscoverArgs),
     /// Say what this machine allows, what would be used, what it costs, and what to do about the
@@ -207,6 +209,24 @@ impl TargetArgs {
             all: self.all,
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo llmtrace top                                  every process that listens
+  sudo llmtrace top --pid 1234
+  llmtrace top --connect http://127.0.0.1:9466       what an agent that runs sees; needs no root
+
+Keys are at the bottom of the screen, all of them behind `?`.")]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub targets: TargetArgs,
+    /// Show what a running agent sees, instead of tracing. User and password may stand before the
+    /// host.
+    #[arg(long, value_name = "URL", env = "LLMTRACE_CONNECT")]
+    pub connect: Option<String>,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
 }
 
 #[derive(Debug, Args)]

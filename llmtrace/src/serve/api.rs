@@ -99,6 +99,17 @@ fn answer(live: &Live, metrics: &Metrics, now: Ns, asked: &Asked, windows: &[u64
     }
 }
 
+/// The whole answer: the usual windows, so much history, what runs and what ended.
+pub fn everything(
+    live: &Live,
+    metrics: &Metrics,
+    now: Ns,
+    history: u64,
+) -> serde_json::Result<Vec<u8>> {
+    let asked = Asked { window: None, history: Some(history), streams: Some(1), ended: Some(1) };
+    serde_json::to_vec(&answer(live, metrics, now, &asked, &WINDOWS))
+}
+
 /// The windows that are named, in seconds.
 fn windows(text: Option<&str>) -> Result<Vec<u64>, String> {
     let Some(text) = text else { return Ok(WINDOWS.into()) };

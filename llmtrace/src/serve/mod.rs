@@ -25,6 +25,7 @@ use crate::live::Live;
 use crate::llm::Ns;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 
+pub use api::everything;
 pub use thread::start;
 use web::Listener;
 
