@@ -20,6 +20,9 @@ use super::{
     format::{clock, number, percent, time},
 };
 
+/// Columns that are no numbers.
+const WORDS: [&str; 5] = ["SERVER", "MODEL", "CLIENT", "OUTCOME", "AT "];
+
 const DIM: Style = Style::new().fg(Color::DarkGray);
 const HEAD: Style = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
@@ -63,11 +66,17 @@ fn draw_title(frame: &mut Frame<'_>, app: &App, area: Rect) {
     if agent.lost_records > 0 {
         right.push(format!("lost {} records  ", number(agent.lost_records as f64)).red());
     }
-    if let Some(bytes) = agent.resident_bytes {
-        right.push(Span::styled(format!("agent {:.0} MiB  ", bytes / 1_048_576.0), DIM));
-    }
     right.push(Span::raw(format!("{} UTC", clock(app.data.now))));
-    frame.render_widget(Line::from(left), area);
+    if let Some(bytes) = agent.resident_bytes {
+        right.push(Span::styled(format!("  agent {:.0} MiB", bytes / 1_048_576.0), DIM));
+    }
+    let left = Line::from(left);
+    // What matters least goes first where there is no room for both.
+    let room = usize::from(area.width).saturating_sub(left.width() + 2);
+    while right.iter().map(Span::width).sum::<usize>() > room && !right.is_empty() {
+        right.pop();
+    }
+    frame.render_widget(left, area);
     frame.render_widget(Line::from(right).right_aligned(), area);
 }
 
@@ -162,7 +171,10 @@ fn table(
     selected: Option<usize>,
 ) {
     let cells = head.into_iter().map(|(text, chosen)| {
-        Cell::from(text).style(if chosen { HEAD.add_modifier(Modifier::UNDERLINED) } else { HEAD })
+        // Numbers stand at the right, and so do their names.
+        let words = WORDS.iter().any(|word| text.starts_with(word));
+        let cell = if words { Cell::from(text) } else { right(text) };
+        cell.style(if chosen { HEAD.add_modifier(Modifier::UNDERLINED) } else { HEAD })
     });
     let table = Table::new(rows, widths)
         .header(Row::new(cells))

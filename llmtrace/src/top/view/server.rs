@@ -44,7 +44,7 @@ pub fn draw(frame: &mut Frame<'_>, app: &App, area: Rect, of: (&str, &str, &str)
         "ABORT",
     ];
     let widths: Vec<Constraint> =
-        [4, 6, 7, 8, 7, 7, 7, 8, 7, 5, 5].into_iter().map(Constraint::Length).collect();
+        [4, 5, 6, 8, 7, 7, 7, 8, 7, 5, 5].into_iter().map(Constraint::Length).collect();
     let rows = WINDOWS.iter().filter_map(|window| {
         let rates = row.windows.get(*window)?;
         let pair = |q: Option<Quantiles>| {

@@ -1,0 +1,127 @@
+//! `llmtrace top` in a real terminal (tmux) of 80 by 24, tracing by itself and showing another agent.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use llmtrace_tests::agent::{Options, require_bpf, serial};
+use llmtrace_tests::client::{Request, load};
+use llmtrace_tests::clock::wait_for;
+use llmtrace_tests::paths;
+use llmtrace_tests::plan::{Ask, Plan};
+use llmtrace_tests::servers::app::Model;
+use llmtrace_tests::stack::Server;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A terminal with a command in it; dropping it ends both.
+struct Terminal(String);
+
+impl Terminal {
+    fn start(name: &str, command: &str) -> Self {
+        let socket = format!("llmtrace-test-{}-{name}", std::process::id());
+        let terminal = Self(socket);
+        terminal.tmux(&["new-session", "-d", "-x", "80", "-y", "24", command]);
+        terminal
+    }
+
+    /// tmux with a server of its own.
+    #[track_caller]
+    fn tmux(&self, args: &[&str]) -> String {
+        let out = Command::new("tmux").args(["-L", &self.0, "-f", "/dev/null"]).args(args).output();
+        let out = out.expect("tmux is there: cargo xtask setup --fixtures");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        self.tmux(&[&["send-keys"], keys].concat());
+    }
+
+    #[track_caller]
+    fn wait_for(&self, texts: &[&str]) -> String {
+        wait_for(&format!("{texts:?} on the screen"), LIMIT, || {
+            let screen = self.screen();
+            texts.iter().all(|text| screen.contains(text)).then_some(screen)
+        })
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn servers_streams_and_keys() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let stop = Arc::new(AtomicBool::new(false));
+    // Streams of a second, one of which fails now and then.
+    let slow = Ask {
+        max_tokens: 50,
+        plan: Plan { interval_us: 20_000, ..Plan::default() },
+        ..Ask::default()
+    };
+    let bad = Ask { plan: Plan { status: Some(503), ..Plan::default() }, ..Ask::default() };
+    let clients: Vec<_> = [slow.clone(), slow, bad]
+        .into_iter()
+        .map(|ask| {
+            let (address, stop) = (server.address.clone(), stop.clone());
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    load(&address, vec![Request::new("top", &ask)], 1);
+                    thread::sleep(Duration::from_millis(20));
+                }
+            })
+        })
+        .collect();
+    let name = format!(":{}", server.port());
+
+    // Tracing by itself.
+    let command = format!("{} top --pid {}", paths::agent().display(), server.id());
+    let own = Terminal::start("own", &command);
+    let screen = own.wait_for(&["SERVER", "MODEL", &name, "tiny"]);
+    assert!(screen.contains("targets pid:"), "{screen}");
+    own.keys(&["2"]);
+    own.wait_for(&["STALL", "127.0.0.1:"]);
+    own.keys(&["3"]);
+    own.wait_for(&["http_error", "503"]);
+    own.keys(&["?"]);
+    own.wait_for(&["time between two tokens"]);
+    own.keys(&["1"]);
+    own.wait_for(&["SERVER"]);
+    own.keys(&["Enter"]);
+    own.wait_for(&["as server", "TTFT p50", "600s"]);
+    own.keys(&["q"]);
+    // The terminal goes with its command.
+    wait_for("the end of top", LIMIT, || own.screen().is_empty().then_some(()));
+
+    // What another agent sees.
+    let agent = Options::default().pid(server.id()).start();
+    let command =
+        format!("{} top --connect http://127.0.0.1:{}", paths::agent().display(), agent.port());
+    let other = Terminal::start("other", &command);
+    other.wait_for(&["SERVER", &name, "tiny", "http://127.0.0.1:"]);
+    other.keys(&["/", "n", "o", "n", "e", "Enter"]);
+    other.wait_for(&["nothing matches the filter"]);
+    agent.stop();
+    other.wait_for(&["no answer from"]);
+    stop.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+}
+
+#[test]
+fn without_a_terminal_it_says_so() {
+    require_bpf();
+    let out = Command::new(paths::agent()).args(["top", "--all"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("needs a terminal"));
+}
