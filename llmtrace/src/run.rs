@@ -6,12 +6,13 @@ use std::sync::{
 };
 
 use anyhow::Result;
+use caps::Capability;
 
 use crate::{
     agent::{Agent, open_log},
     cli::{self, Command, LogFormat, RunArgs},
     metrics::Metrics,
-    probe::clock::monotonic_ns,
+    probe::{clock::monotonic_ns, features, privileges},
     serve,
     signals::Signals,
 };
@@ -32,6 +33,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
         last_tick: last_tick.clone(),
         now: monotonic_ns,
     };
+    // Before there is a second thread: each has privileges of its own.
+    confine(args);
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
@@ -77,6 +80,18 @@ pub fn run(args: &RunArgs) -> Result<()> {
         sum("llmtrace_incomplete_exchanges_total"),
     );
     Ok(())
+}
+
+/// Gives up the privileges that a run does not need. A machine that refuses this has others to
+/// worry about.
+fn confine(args: &RunArgs) {
+    // Before 5.11 a limit counts for maps, which takes a capability to lift.
+    features::lift_memory_limit();
+    let low = (1..1024).contains(&args.listen.port());
+    let also: &[Capability] = if low { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
+    if let Err(e) = privileges::confine(also) {
+        eprintln!("llmtrace: cannot give up privileges: {e}");
+    }
 }
 
 /// Reads the configuration file again. Says what came of it.

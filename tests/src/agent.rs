@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -88,6 +89,24 @@ pub fn serial() -> MutexGuard<'static, ()> {
 pub struct Options {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    /// Capabilities of an agent that is not root's.
+    caps: Option<Vec<String>>,
+}
+
+/// Who an agent is that is not root.
+pub const NOBODY: u32 = 65534;
+
+/// `program` as [`NOBODY`], with these capabilities and no way to others.
+pub fn as_nobody(program: &Path, caps: &[impl AsRef<str>]) -> Command {
+    let names = caps.iter().map(|c| c.as_ref().trim_start_matches("CAP_").to_lowercase());
+    let list = names.fold("-all".to_owned(), |list, name| format!("{list},+{name}"));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.args([set, &list]);
+    }
+    command.arg(program).current_dir("/");
+    command
 }
 
 impl Options {
@@ -126,6 +145,13 @@ impl Options {
         self
     }
 
+    /// Run it as [`NOBODY`] with these capabilities only.
+    #[must_use]
+    pub fn caps(mut self, caps: &[impl AsRef<str>]) -> Self {
+        self.caps = Some(caps.iter().map(|c| c.as_ref().to_owned()).collect());
+        self
+    }
+
     /// Log the time of every token-bearing event.
     #[must_use]
     pub fn token_times(self) -> Self {
@@ -149,7 +175,16 @@ impl Options {
         require_bpf();
         let dir = TempDir::new();
         let port = free_port();
-        let mut command = Command::new(paths::agent());
+        let mut command = match &self.caps {
+            None => Command::new(paths::agent()),
+            Some(caps) => {
+                // The build's folder may be closed to others.
+                let exe = dir.join("llmtrace");
+                fs::copy(paths::agent(), &exe).expect("a copy of the agent");
+                std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root");
+                as_nobody(&exe, caps)
+            }
+        };
         command
             .arg("run")
             .args(&self.args)

@@ -131,7 +131,8 @@ pub struct KernelArgs {
   llmtrace run --config /etc/llmtrace/llmtrace.toml
   curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
 
-Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
+Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (and, for TLS, CAP_SYS_ADMIN
+where the kernel wants it: docs/security.md). What root has beyond that it gives up at the start.")]
 pub struct RunArgs {
     #[command(flatten)]
     pub targets: TargetArgs,

@@ -13,6 +13,7 @@ mod filter;
 pub mod object;
 pub mod offsets;
 pub mod plan;
+pub mod privileges;
 pub mod ring;
 pub mod signals;
 pub mod target;
