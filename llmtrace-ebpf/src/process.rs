@@ -1,9 +1,12 @@
 //! Processes that come and go: children of targets become targets before they run, a target that
 //! exits is let go.
+//!
+//! Rare enough to be logged; the verifier drops the logging unless it is asked for.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext,
 };
+use aya_log_ebpf::debug;
 use llmtrace_common::record::{Header, kind};
 
 use crate::{
@@ -27,15 +30,17 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     target::add(child, how);
+    debug!(&ctx, "process {} forked {}: a target", parent, child);
     emit::process(&Header { kind: kind::FORK, pid: child, len: parent, ..Header::default() });
     0
 }
 
 /// Runs in the process that executes.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn sched_process_exec(_: RawTracePointContext) -> i32 {
+pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if WATCH_PROCESSES.load() != 0 || target::of_current(pid) != 0 {
+        debug!(&ctx, "process {} executes a program", pid);
         emit::process(&Header { kind: kind::EXEC, pid, ..Header::default() });
     }
     0
@@ -55,6 +60,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     target::remove(pid);
+    debug!(&ctx, "process {} exits: a target no more", pid);
     emit::process(&Header { kind: kind::EXIT, pid, ..Header::default() });
     0
 }

@@ -4,15 +4,17 @@ use std::process::ExitCode;
 
 use llmtrace::{
     cli::{self, Command},
-    demo, doctor,
+    demo, discover, doctor, logger,
     probe::ProbeError,
     recorder, replay, run,
 };
 
 fn main() -> ExitCode {
+    logger::init();
     let cli = cli::parse_from(std::env::args_os().collect()).unwrap_or_else(|e| e.exit());
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Discover(args) => discover::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Record(args) => recorder::run(&args),
         Command::Replay(args) => replay::run(&args),
@@ -23,7 +25,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("llmtrace: {error:#}");
+            log::error!("{error:#}");
             // 3: another argument would not help; the kernel or the privileges have to change.
             let unsupported =
                 error.downcast_ref::<ProbeError>().is_some_and(ProbeError::is_unsupported);

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use crate::{
     agent::{Agent, Tap, open_log, wall_offset},
     cli::RecordArgs,
+    logger,
     metrics::Metrics,
     record::Record,
     recording::{
@@ -95,6 +96,7 @@ impl Tap for File {
 
 /// `llmtrace record`.
 pub fn run(args: &RecordArgs) -> Result<()> {
+    logger::set(false, args.kernel.kernel_log);
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let mut log = args.request_log.as_deref().map(open_log).transpose()?;

@@ -11,6 +11,7 @@ use caps::Capability;
 use crate::{
     agent::{Agent, open_log},
     cli::{self, Command, LogFormat, RunArgs},
+    logger,
     metrics::Metrics,
     probe::{clock::monotonic_ns, features, privileges},
     serve,
@@ -19,6 +20,8 @@ use crate::{
 
 /// `llmtrace run`.
 pub fn run(args: &RunArgs) -> Result<()> {
+    let json = args.log_format == LogFormat::Json;
+    logger::set(json, args.kernel.kernel_log);
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
@@ -41,21 +44,16 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
-        eprintln!("llmtrace: without {}: {}", missing.program, missing.reason);
+        log::warn!("without {}: {}", missing.program, missing.reason);
     }
     let hooks = agent.chosen.hooks;
     let backend = hooks.backend();
-    match args.log_format {
-        LogFormat::Text => eprintln!(
-            "ready backend={backend} targets={described} listen={listen} hooks={}",
-            hooks.name()
-        ),
-        LogFormat::Json => eprintln!(
-            "{}",
-            serde_json::json!({ "msg": "ready", "backend": backend, "targets": described,
-                                "listen": listen.to_string(), "hooks": hooks.name() })
-        ),
-    }
+    let at = listen.to_string();
+    say(
+        json,
+        "ready",
+        &[("backend", backend), ("targets", &described), ("listen", &at), ("hooks", hooks.name())],
+    );
     while !signals.stopped() {
         agent.step()?;
         last_tick.store(monotonic_ns(), Ordering::Release);
@@ -63,22 +61,22 @@ pub fn run(args: &RunArgs) -> Result<()> {
             let result = reload(args, &mut agent);
             agent.out.metrics.reloaded(result.is_ok());
             match result {
-                Ok(what) => eprintln!("llmtrace: reloaded: {what}"),
-                Err(e) => eprintln!("llmtrace: not reloaded, everything stays as it was: {e:#}"),
+                Ok(what) => log::info!("reloaded: {what}"),
+                Err(e) => log::error!("not reloaded, everything stays as it was: {e:#}"),
             }
         }
     }
     ready.store(false, Ordering::Release);
     agent.stop();
     let text = agent.out.metrics.encode_text();
-    let sum = |name: &str| sum_of(&text, name);
-    eprintln!(
-        "stopped requests={} events={} lost_records={} incomplete={}",
-        sum("llm_requests_total"),
-        sum("llm_stream_events_total"),
-        sum("llmtrace_lost_records_total"),
-        sum("llmtrace_incomplete_exchanges_total"),
-    );
+    let sum = |name: &str| sum_of(&text, name).to_string();
+    let sums = [
+        ("requests", sum("llm_requests_total")),
+        ("events", sum("llm_stream_events_total")),
+        ("lost_records", sum("llmtrace_lost_records_total")),
+        ("incomplete", sum("llmtrace_incomplete_exchanges_total")),
+    ];
+    say(json, "stopped", &sums.each_ref().map(|(name, sum)| (*name, sum.as_str())));
     Ok(())
 }
 
@@ -90,7 +88,20 @@ fn confine(args: &RunArgs) {
     let low = (1..1024).contains(&args.listen.port());
     let also: &[Capability] = if low { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
     if let Err(e) = privileges::confine(also) {
-        eprintln!("llmtrace: cannot give up privileges: {e}");
+        log::warn!("cannot give up privileges: {e}");
+    }
+}
+
+/// A line that programs wait for: a word, and what belongs to it.
+fn say(json: bool, word: &str, with: &[(&str, &str)]) {
+    if json {
+        let mut line = serde_json::Map::from_iter([("msg".into(), word.into())]);
+        line.extend(with.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        eprintln!("{}", serde_json::Value::Object(line));
+    } else {
+        let with: Vec<String> =
+            with.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        eprintln!("{word} {}", with.join(" "));
     }
 }
 

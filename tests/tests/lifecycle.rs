@@ -1,6 +1,8 @@
 //! Start and end of the agent: what it says, what it leaves.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use aya::programs::loaded_programs;
@@ -9,7 +11,9 @@ use llmtrace_tests::bpf::programs_of;
 use llmtrace_tests::client::{Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::assert_same;
+use llmtrace_tests::paths::TempDir;
 use llmtrace_tests::plan::Ask;
+use llmtrace_tests::process::Process;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
 use rustix::process::Signal;
@@ -124,5 +128,22 @@ fn what_is_said_at_the_start_and_the_end() {
         (agent.metrics().sum("llmtrace_records_total", &[]) > 0.0).then_some(())
     });
     assert!(metrics.has("process_resident_memory_bytes"));
+    agent.stop();
+}
+
+#[test]
+fn the_kernel_side_says_what_it_decides_if_asked() {
+    require_bpf();
+    let _alone = serial();
+    let dir = TempDir::new();
+    let script = format!("until [ -e {} ]; do sleep 0.1; done", dir.join("go").display());
+    let mut shell = Process::spawn(Command::new("sh").args(["-c", &script]));
+    let agent = Options::default().pid(shell.id()).flag("--kernel-log").start();
+    let forked = format!("llmtrace: kernel: process {} forked ", shell.id());
+    wait_for(&forked, Duration::from_secs(5), || agent.printed().contains(&forked).then_some(()));
+    fs::write(dir.join("go"), "").unwrap();
+    shell.wait(Duration::from_secs(10));
+    let said = format!("llmtrace: kernel: process {} exits: a target no more", shell.id());
+    wait_for(&said, Duration::from_secs(5), || agent.printed().contains(&said).then_some(()));
     agent.stop();
 }

@@ -62,12 +62,14 @@ pub struct KernelOptions {
     pub ring_bytes: u32,
     /// Most bytes of one read or write that are copied.
     pub max_copy: u32,
+    /// Have the kernel side say what it decides.
+    pub log: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        let probe::Config { choice, ring_bytes, max_copy, .. } = probe::Config::default();
-        Self { choice, ring_bytes, max_copy }
+        let probe::Config { choice, ring_bytes, max_copy, log, .. } = probe::Config::default();
+        Self { choice, ring_bytes, max_copy, log }
     }
 }
 
@@ -316,6 +318,7 @@ fn begin(wanted: &Wanted, kernel: &KernelOptions) -> Result<(Capture, Ring, Chos
         ring_bytes: kernel.ring_bytes,
         max_copy: kernel.max_copy,
         choice: kernel.choice,
+        log: kernel.log,
     };
     for pid in &wanted.pids {
         if !Path::new(&format!("/proc/{pid}")).exists() {

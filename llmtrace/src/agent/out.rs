@@ -80,7 +80,7 @@ impl Sink for Out {
             && !self.log_failed
         {
             self.log_failed = true;
-            eprintln!("llmtrace: request log: {e}; further failures are not reported");
+            log::error!("request log: {e}; further failures are not reported");
         }
         self.watches.iter_mut().for_each(|watch| watch.finished(f, peer));
     }
@@ -89,7 +89,7 @@ impl Sink for Out {
         if let Some(name) = self.names.get(&pid) {
             return name.clone();
         }
-        let name: Arc<str> = probe::target::display_name(pid, comm).into();
+        let name: Arc<str> = probe::process::display_name(pid, comm).into();
         self.names.insert(pid, name.clone());
         if let Some(new) = &mut self.new_names {
             new.push((pid, name.clone()));

@@ -79,8 +79,9 @@ impl Agent {
             }
             own.io_uring_targets = Some(self.io_uring.len() as u64);
         }
+        self.capture.print_log();
         for note in self.capture.tls().take_notes() {
-            eprintln!("llmtrace: TLS: {note}");
+            log::warn!("TLS: {note}");
         }
         self.out.metrics.set_own(own);
         self.out.flush();
@@ -92,8 +93,8 @@ impl Agent {
         self.io_uring.retain(|pid| pids.contains(pid));
         for pid in pids {
             if probe::target::uses_io_uring(pid) && self.io_uring.insert(pid) {
-                eprintln!(
-                    "llmtrace: process {pid} has an io_uring: what it reads by it is not seen by \
+                log::warn!(
+                    "process {pid} has an io_uring: what it reads by it is not seen by \
                      the {} back end (fentry and kprobe see it, where the kernel allows them)",
                     self.chosen.hooks.backend()
                 );

@@ -49,6 +49,8 @@ pub fn command() -> clap::Command {
 pub enum Command {
     /// Trace servers on this machine and serve Prometheus metrics.
     Run(RunArgs),
+    /// Find the LLM servers of this machine: engine, process, ports, model, TLS.
+    Discover(DiscoverArgs),
     /// Say what this machine allows, what would be used, what it costs, and what to do about the
     /// rest.
     Doctor(DoctorArgs),
@@ -121,6 +123,9 @@ pub struct KernelArgs {
     #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LLMTRACE_MAX_COPY_KIB",
           value_parser = max_copy)]
     pub max_copy_kib: u32,
+    /// Print what the kernel programs decide about processes: for finding mistakes in llmtrace.
+    #[arg(long, env = "LLMTRACE_KERNEL_LOG")]
+    pub kernel_log: bool,
 }
 
 #[derive(Debug, Args)]
@@ -186,7 +191,7 @@ impl KernelArgs {
             Backend::Syscall => Choice::Syscall,
         };
         let (ring_bytes, max_copy) = (self.ring_mib << 20, self.max_copy_kib << 10);
-        KernelOptions { choice, ring_bytes, max_copy }
+        KernelOptions { choice, ring_bytes, max_copy, log: self.kernel_log }
     }
 }
 
@@ -203,6 +208,23 @@ impl TargetArgs {
             all: self.all,
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sudo llmtrace discover
+  sudo llmtrace discover --seconds 10 --json
+  llmtrace discover --seconds 0              no traffic: as far as /proc may be read
+
+A server is known by its command line, by the libraries it has loaded, or by LLM traffic within the
+seconds it is watched. Models are those of its traffic, else of its command line.")]
+pub struct DiscoverArgs {
+    /// How long traffic is watched; 0 needs no eBPF.
+    #[arg(long, value_name = "N", default_value_t = 3, env = "LLMTRACE_SECONDS")]
+    pub seconds: u64,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

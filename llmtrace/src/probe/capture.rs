@@ -15,6 +15,7 @@ use super::{
     attach::{self, KernelTypes, Missing, chain},
     features::{self, Features},
     filter::{self, Filter},
+    log::KernelLog,
     object, offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
     ring::Ring,
@@ -24,6 +25,9 @@ use super::{
 
 /// What [`Config::max_copy`] is by default, and at most: what the kernel side's loops can do.
 pub const MAX_COPY: u32 = PIECE as u32 * MAX_PIECES;
+
+/// Bytes of a ring that is not used: a page.
+const SMALLEST_RING: u32 = 4096;
 
 /// What the kernel side has to know at load.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Config {
     pub max_copy: u32,
     /// Which hooks.
     pub choice: Choice,
+    /// Have the kernel side say what it decides.
+    pub log: bool,
 }
 
 impl Default for Config {
@@ -51,6 +57,7 @@ impl Default for Config {
             ring_bytes: 8 << 20,
             max_copy: MAX_COPY,
             choice: Choice::Auto,
+            log: false,
         }
     }
 }
@@ -92,6 +99,7 @@ pub struct Capture {
     sockets: HashMap<MapData, u64, SocketValue>,
     losses: PerCpuArray<MapData, LossValue>,
     tls: Tls,
+    log: Option<KernelLog>,
     /// Holds programs and links.
     ebpf: Ebpf,
     features: Features,
@@ -116,6 +124,7 @@ impl Capture {
         let wake_mark = u64::from(config.ring_bytes / 4);
         let max_copy = config.max_copy.clamp(2 * PIECE as u32, MAX_COPY);
         let pid_limit = filter::pid_limit();
+        let log_level = if config.log { aya_log::Level::Debug as u8 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader
             .override_global("TRACE_ALL", &all, true)
@@ -127,7 +136,12 @@ impl Capture {
             // Not every field is read by every set of programs: absent ones are no error.
             .override_global("FILE_COUNT_ONE", &offsets.file_count_one, false)
             .map_max_entries("FILTER", pid_limit.div_ceil(8))
+            .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("RING", config.ring_bytes);
+        if !config.log {
+            // It cannot be left out, but need not hold anything.
+            loader.map_max_entries("AYA_LOGS", SMALLEST_RING);
+        }
         for (name, offset) in &offsets.fields {
             loader.override_global(name, offset, false);
         }
@@ -143,6 +157,7 @@ impl Capture {
                 map.set(i as u32, CgroupValue(*cgroup), 0).map_err(|e| map_error("CGROUPS", &e))?;
             }
         }
+        let log = config.log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
         let capture = Self {
             targets: typed(&mut ebpf, "TARGETS")?,
             filter,
@@ -151,6 +166,7 @@ impl Capture {
             sockets: typed(&mut ebpf, "SOCKETS")?,
             losses: typed(&mut ebpf, "LOSSES")?,
             tls: Tls::new(&mut ebpf)?,
+            log,
             ebpf,
             features,
             choice: config.choice,
@@ -284,6 +300,13 @@ impl Capture {
 
     pub fn tls(&mut self) -> &mut Tls {
         &mut self.tls
+    }
+
+    /// Prints what the kernel side had to say.
+    pub fn print_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.print();
+        }
     }
 
     /// What the kernel side lost so far, by `loss` reason, summed over processors.

@@ -166,6 +166,33 @@ impl Listening {
     }
 }
 
+/// A process that listens.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub pid: u32,
+    pub ports: Vec<u16>,
+    pub unix: bool,
+}
+
+/// Every process that listens for stream connections, but the agent.
+pub fn listeners() -> Vec<Listener> {
+    let mut sockets = Listeners::default();
+    let mut found = Vec::new();
+    for pid in processes() {
+        let listens = sockets.of(pid);
+        if listens.is_empty() || pid == std::process::id() {
+            continue;
+        }
+        let unix = listens.contains(&None);
+        let mut ports: Vec<u16> = listens.into_iter().flatten().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        found.push(Listener { pid, ports, unix });
+    }
+    found.sort_by_key(|listener| listener.pid);
+    found
+}
+
 /// Threads of processes that are waiting in a read right now, each with the call as `/proc` shows
 /// it: the same text later means the same call.
 pub fn reading_threads(pids: &[u32]) -> Vec<(PathBuf, String)> {
@@ -303,34 +330,4 @@ pub fn cgroup_mount() -> Option<PathBuf> {
         let (left, right) = line.split_once(" - ")?;
         right.starts_with("cgroup2 ").then(|| left.split_whitespace().nth(4).map(PathBuf::from))?
     })
-}
-
-/// What to call a process: its own name, but the script or module for an interpreter.
-pub fn display_name(pid: u32, comm: &str) -> String {
-    let interpreter = ["python", "node", "ruby", "java", "MainThread", "bun", "deno"]
-        .iter()
-        .any(|name| comm.starts_with(name));
-    if interpreter && let Some(script) = script(pid) {
-        return script;
-    }
-    comm.to_owned()
-}
-
-fn script(pid: u32) -> Option<String> {
-    let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let args: Vec<String> = cmdline
-        .split(|&b| b == 0)
-        .skip(1)
-        .map(|arg| String::from_utf8_lossy(arg).into_owned())
-        .collect();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "-m" => return args.next().cloned(),
-            "-c" | "-e" | "" => return None,
-            flag if flag.starts_with('-') => {}
-            path => return Path::new(path).file_stem()?.to_str().map(str::to_owned),
-        }
-    }
-    None
 }

@@ -143,7 +143,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
 fn notes(feed: &Feed, reader: &Reader<'_>, exchanges: u64) {
     let skipped = reader.skipped();
     if skipped.truncated {
-        eprintln!("llmtrace: the file ends in the middle of a block; all before it was read");
+        log::warn!("the file ends in the middle of a block; all before it was read");
     }
     for (n, what) in [
         (skipped.malformed, "malformed blocks"),
@@ -153,16 +153,16 @@ fn notes(feed: &Feed, reader: &Reader<'_>, exchanges: u64) {
         (feed.tcp().fragments, "IP fragments"),
     ] {
         if n > 0 {
-            eprintln!("llmtrace: passed over {n} {what}");
+            log::warn!("passed over {n} {what}");
         }
     }
     let open = feed.still_open();
     if open > 0 {
-        eprintln!("llmtrace: {open} requests were still open at the end of the capture");
+        log::warn!("{open} requests were still open at the end of the capture");
     }
     if exchanges == 0 && open == 0 {
-        eprintln!(
-            "llmtrace: no LLM request in {} packets ({} of them not TCP) and {} records. Is it \
+        log::warn!(
+            "no LLM request in {} packets ({} of them not TCP) and {} records. Is it \
              encrypted, or was it captured without payload (tcpdump -s 0)?",
             feed.tcp().packets,
             feed.tcp().not_tcp,

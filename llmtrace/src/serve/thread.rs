@@ -18,7 +18,7 @@ pub fn start(listen: SocketAddr, state: State) -> Result<SocketAddr> {
         let result = runtime
             .block_on(async { serve(tokio::net::TcpListener::from_std(listener)?, state).await });
         if let Err(e) = result {
-            eprintln!("llmtrace: HTTP endpoint: {e}");
+            log::error!("HTTP endpoint: {e}");
         }
     })?;
     Ok(address)

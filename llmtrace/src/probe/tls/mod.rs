@@ -10,6 +10,7 @@ mod attach;
 mod boring;
 mod elf;
 mod go;
+mod inspect;
 mod library;
 mod mappings;
 mod steps;
@@ -31,6 +32,7 @@ pub use library::Kind;
 
 use super::{ProbeError, privileges};
 use attach::Attached;
+pub use inspect::{Inspector, mapped};
 use library::Library;
 use mappings::FileId;
 use watch::Watch;

@@ -187,7 +187,7 @@ impl Source {
                 match Web::read(path) {
                     Ok(new) => *web = new,
                     Err(e) => {
-                        eprintln!("llmtrace: {e}; what was in force stays");
+                        log::error!("{e}; what was in force stays");
                         // Said once for each change.
                         web.stamps.iter_mut().for_each(|(file, stamp)| *stamp = changed(file));
                     }
