@@ -12,6 +12,7 @@ pub mod discover;
 pub mod doctor;
 pub mod export;
 pub mod http;
+pub mod kubernetes;
 pub mod llm;
 pub mod logger;
 pub mod metrics;

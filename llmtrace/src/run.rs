@@ -11,6 +11,7 @@ use caps::Capability;
 use crate::{
     agent::{Agent, open_log},
     cli::{self, Command, LogFormat, RunArgs},
+    kubernetes::Kubernetes,
     logger,
     metrics::Metrics,
     probe::{clock::monotonic_ns, features, privileges},
@@ -41,7 +42,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
+    // Before anything is captured: it may take its time.
+    let kubernetes = args.kubernetes.options().map(|o| Kubernetes::start(&o)).transpose()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    agent.out.kubernetes = kubernetes;
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);

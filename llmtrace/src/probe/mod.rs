@@ -7,6 +7,7 @@
 mod attach;
 pub mod capture;
 pub mod clock;
+pub mod container;
 pub mod error;
 pub mod features;
 mod filter;
