@@ -2,12 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use seccompiler::BpfProgram;
 use serde::Deserialize;
 
 use crate::clock::{self, wait_for};
@@ -91,6 +93,8 @@ pub struct Options {
     env: Vec<(OsString, OsString)>,
     /// Capabilities of an agent that is not root's.
     caps: Option<Vec<String>>,
+    /// Allows system calls and refuses others.
+    filter: Option<BpfProgram>,
 }
 
 /// Who an agent is that is not root.
@@ -152,6 +156,13 @@ impl Options {
         self
     }
 
+    /// Refuse it every system call that `filter` does not allow.
+    #[must_use]
+    pub fn filter(mut self, filter: BpfProgram) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
     /// Log the time of every token-bearing event.
     #[must_use]
     pub fn token_times(self) -> Self {
@@ -193,6 +204,11 @@ impl Options {
             .arg("--request-log")
             .arg(dir.join("requests.jsonl"))
             .envs(self.env);
+        if let Some(filter) = self.filter {
+            let apply = move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other);
+            // SAFETY: makes two system calls and allocates nothing unless they fail.
+            unsafe { command.pre_exec(apply) };
+        }
         let mut process = Process::spawn(&mut command);
         let begin = clock::now();
         wait_for("the agent's ready line", START_LIMIT, || {

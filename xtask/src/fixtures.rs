@@ -19,6 +19,7 @@ pub fn ensure() -> Result<()> {
     nginx()?;
     tls()?;
     captures()?;
+    systemd()?;
     model()
 }
 
@@ -190,6 +191,17 @@ fn captures() -> Result<()> {
         bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
     }
     apt::ensure(&["tshark", "tcpdump"], "recordings are checked against them")
+}
+
+/// What reads our unit; it need not be what started the machine.
+fn systemd() -> Result<()> {
+    if on_path("systemd-analyze").is_some() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the tests of the systemd unit need systemd-analyze: install systemd");
+    }
+    apt::ensure(&["systemd"], "the unit is checked by it")
 }
 
 fn model() -> Result<()> {
