@@ -15,7 +15,8 @@ use serde::Serialize;
 use crate::{
     cli::DoctorArgs,
     probe::{
-        Capture, Choice, Config, Hooks, ProbeError, clock::thread_cpu_ns, features, target, types,
+        Capture, Choice, Config, Hooks, ProbeError, clock::thread_cpu_ns, features, privileges,
+        target, types,
     },
 };
 
@@ -105,13 +106,17 @@ fn kernel_types() -> Check {
 }
 
 fn privileges() -> Check {
-    let missing = features::missing_capabilities();
+    let missing = privileges::missing();
     if missing.is_empty() {
-        return Check::ok("privileges", "enough to load programs");
+        let all = privileges::NEEDED.map(|(capability, _)| capability.to_string());
+        return Check::ok("privileges", all.join(", "));
     }
-    let advice = "run as root, or give the binary CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and \
-                  CAP_DAC_READ_SEARCH";
-    Check::new("privileges", State::Missing, format!("no {}", missing.join(", ")), advice)
+    let what = privileges::NEEDED
+        .iter()
+        .filter(|(capability, _)| missing.contains(&&*capability.to_string()))
+        .map(|(capability, what)| format!("{capability} {what}"));
+    let advice = format!("run as root, or give it {}", what.collect::<Vec<_>>().join(", "));
+    Check::new("privileges", State::Missing, format!("no {}", missing.join(", ")), &advice)
 }
 
 fn clock() -> Check {
@@ -284,6 +289,10 @@ fn socket_write() -> io::Result<f64> {
 
 fn uprobes() -> Check {
     if Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
+        if !privileges::may_probe_users() {
+            let advice = "add CAP_SYS_ADMIN, which this kernel wants for uprobes";
+            return Check::new("TLS (uprobes)", State::Degraded, "TLS is not traced", advice);
+        }
         Check::ok("TLS (uprobes)", "libraries are probed as targets map them")
     } else {
         let advice = "TLS traffic stays unseen: use a kernel with CONFIG_UPROBE_EVENTS";

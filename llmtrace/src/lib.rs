@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod export;
 pub mod http;
 pub mod live;
+pub mod kubernetes;
 pub mod llm;
 pub mod logger;
 pub mod metrics;

@@ -6,14 +6,16 @@ use std::sync::{
 };
 
 use anyhow::Result;
+use caps::Capability;
 
 use crate::{
     agent::{Agent, open_log, wall_offset},
     cli::{self, Command, LogFormat, RunArgs},
     live::Live,
+    kubernetes::Kubernetes,
     logger,
     metrics::Metrics,
-    probe::clock::monotonic_ns,
+    probe::{clock::monotonic_ns, features, privileges},
     serve,
     signals::Signals,
 };
@@ -38,11 +40,16 @@ pub fn run(args: &RunArgs) -> Result<()> {
         last_tick: last_tick.clone(),
         now: monotonic_ns,
     };
+    // Before there is a second thread: each has privileges of its own.
+    confine(args);
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
+    // Before anything is captured: it may take its time.
+    let kubernetes = args.kubernetes.options().map(|o| Kubernetes::start(&o)).transpose()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     agent.watch(live.watch());
+    agent.out.kubernetes = kubernetes;
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);
@@ -79,6 +86,18 @@ pub fn run(args: &RunArgs) -> Result<()> {
     ];
     say(json, "stopped", &sums.each_ref().map(|(name, sum)| (*name, sum.as_str())));
     Ok(())
+}
+
+/// Gives up the privileges that a run does not need. A machine that refuses this has others to
+/// worry about.
+fn confine(args: &RunArgs) {
+    // Before 5.11 a limit counts for maps, which takes a capability to lift.
+    features::lift_memory_limit();
+    let low = (1..1024).contains(&args.listen.port());
+    let also: &[Capability] = if low { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
+    if let Err(e) = privileges::confine(also) {
+        log::warn!("cannot give up privileges: {e}");
+    }
 }
 
 /// A line that programs wait for: a word, and what belongs to it.

@@ -2,11 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use seccompiler::BpfProgram;
 use serde::Deserialize;
 
 use crate::clock::{self, wait_for};
@@ -88,6 +91,26 @@ pub fn serial() -> MutexGuard<'static, ()> {
 pub struct Options {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    /// Capabilities of an agent that is not root's.
+    caps: Option<Vec<String>>,
+    /// Allows system calls and refuses others.
+    filter: Option<BpfProgram>,
+}
+
+/// Who an agent is that is not root.
+pub const NOBODY: u32 = 65534;
+
+/// `program` as [`NOBODY`], with these capabilities and no way to others.
+pub fn as_nobody(program: &Path, caps: &[impl AsRef<str>]) -> Command {
+    let names = caps.iter().map(|c| c.as_ref().trim_start_matches("CAP_").to_lowercase());
+    let list = names.fold("-all".to_owned(), |list, name| format!("{list},+{name}"));
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
+    for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+        command.args([set, &list]);
+    }
+    command.arg(program).current_dir("/");
+    command
 }
 
 impl Options {
@@ -126,6 +149,20 @@ impl Options {
         self
     }
 
+    /// Run it as [`NOBODY`] with these capabilities only.
+    #[must_use]
+    pub fn caps(mut self, caps: &[impl AsRef<str>]) -> Self {
+        self.caps = Some(caps.iter().map(|c| c.as_ref().to_owned()).collect());
+        self
+    }
+
+    /// Refuse it every system call that `filter` does not allow.
+    #[must_use]
+    pub fn filter(mut self, filter: BpfProgram) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
     /// Log the time of every token-bearing event.
     #[must_use]
     pub fn token_times(self) -> Self {
@@ -149,7 +186,16 @@ impl Options {
         require_bpf();
         let dir = TempDir::new();
         let port = free_port();
-        let mut command = Command::new(paths::agent());
+        let mut command = match &self.caps {
+            None => Command::new(paths::agent()),
+            Some(caps) => {
+                // The build's folder may be closed to others.
+                let exe = dir.join("llmtrace");
+                fs::copy(paths::agent(), &exe).expect("a copy of the agent");
+                std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root");
+                as_nobody(&exe, caps)
+            }
+        };
         command
             .arg("run")
             .args(&self.args)
@@ -158,6 +204,11 @@ impl Options {
             .arg("--request-log")
             .arg(dir.join("requests.jsonl"))
             .envs(self.env);
+        if let Some(filter) = self.filter {
+            let apply = move || seccompiler::apply_filter(&filter).map_err(std::io::Error::other);
+            // SAFETY: makes two system calls and allocates nothing unless they fail.
+            unsafe { command.pre_exec(apply) };
+        }
         let mut process = Process::spawn(&mut command);
         let begin = clock::now();
         wait_for("the agent's ready line", START_LIMIT, || {

@@ -7,6 +7,7 @@ pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod compare;
+pub mod fake_kubelet;
 pub mod fork;
 pub mod h2;
 pub mod http;

@@ -19,6 +19,8 @@ pub fn ensure() -> Result<()> {
     nginx()?;
     tls()?;
     captures()?;
+    tmux()?;
+    systemd()?;
     model()
 }
 
@@ -190,6 +192,28 @@ fn captures() -> Result<()> {
         bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
     }
     apt::ensure(&["tshark", "tcpdump"], "recordings are checked against them")
+}
+
+/// The terminal that `llmtrace top` is tested in.
+fn tmux() -> Result<()> {
+    if on_path("tmux").is_some() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the end-to-end tests need tmux: install it, then run this again");
+    }
+    apt::ensure(&["tmux"], "`llmtrace top` is tested in it")
+}
+
+/// What reads our unit; it need not be what started the machine.
+fn systemd() -> Result<()> {
+    if on_path("systemd-analyze").is_some() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the tests of the systemd unit need systemd-analyze: install systemd");
+    }
+    apt::ensure(&["systemd"], "the unit is checked by it")
 }
 
 fn model() -> Result<()> {

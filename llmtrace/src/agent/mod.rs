@@ -9,6 +9,7 @@ use std::{
     collections::HashSet,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,7 +18,7 @@ use llmtrace_common::config::target;
 use crate::{
     export::request_log::RequestLog,
     llm::{Settings, Watch},
-    metrics::Metrics,
+    metrics::{Metrics, TargetInfo},
     pipeline::Pipeline,
     probe::{
         self, Capture, Choice, Chosen, ProbeError,
@@ -94,6 +95,9 @@ pub struct Agent {
     /// Targets that have an io_uring, as far as the hooks do not see it.
     io_uring: HashSet<u32>,
     next_uring: u64,
+    /// Targets by what they are called in Kubernetes.
+    info: Arc<[TargetInfo]>,
+    next_info: u64,
     unix_seen: bool,
     undecodable: u64,
     next_beat: u64,
@@ -104,11 +108,12 @@ pub struct Agent {
 impl Agent {
     /// Loads and attaches. From its return on, every byte of the targets is seen.
     pub fn start(
-        wanted: Wanted,
+        mut wanted: Wanted,
         kernel: &KernelOptions,
         metrics: Metrics,
         log: Option<RequestLog<Box<dyn Write>>>,
     ) -> Result<Self, ProbeError> {
+        wanted.find_containers()?;
         let (capture, ring, chosen) = begin(&wanted, kernel)?;
         let settings = Settings {
             itl_bounds: Metrics::itl_bounds(),
@@ -132,6 +137,8 @@ impl Agent {
             next_look: 0,
             io_uring: HashSet::new(),
             next_uring: 0,
+            info: Arc::default(),
+            next_info: 0,
             unix_seen: false,
             undecodable: 0,
             next_beat: 0,
@@ -156,7 +163,8 @@ impl Agent {
     ///
     /// The new hooks are attached before the old ones go, so what is traced before and after is
     /// seen without a hole; TCP's positions tell what was seen twice.
-    pub fn retarget(&mut self, wanted: Wanted) -> Result<(), ProbeError> {
+    pub fn retarget(&mut self, mut wanted: Wanted) -> Result<(), ProbeError> {
+        wanted.find_containers()?;
         let (capture, ring, chosen) = begin(&wanted, &self.kernel)?;
         self.drain();
         self.before.add(&self.capture);

@@ -4,6 +4,7 @@ use std::{collections::HashMap, io::Write, sync::Arc};
 
 use crate::{
     export::request_log::RequestLog,
+    kubernetes::{Found, Kubernetes},
     llm::{Finished, Ns, Peer, Role, Watch},
     metrics::Metrics,
     pipeline::{Pipeline, Sink},
@@ -15,6 +16,8 @@ pub struct Out {
     pub metrics: Metrics,
     /// Told of each exchange while it runs and when it is over.
     pub watches: Vec<Box<dyn Watch>>,
+    /// What processes are called in Kubernetes.
+    pub kubernetes: Option<Kubernetes>,
     log: Option<RequestLog<Box<dyn Write>>>,
     log_failed: bool,
     names: HashMap<u32, Arc<str>>,
@@ -27,6 +30,7 @@ impl Out {
         Self {
             metrics,
             watches: Vec::new(),
+            kubernetes: None,
             log,
             log_failed: false,
             names: HashMap::new(),
@@ -47,6 +51,9 @@ impl Out {
     /// The process is another one now, or none.
     pub(super) fn forget(&mut self, pid: u32) {
         self.names.remove(&pid);
+        if let Some(kubernetes) = &mut self.kubernetes {
+            kubernetes.forget(pid);
+        }
     }
 
     pub(super) fn flush(&mut self) {
@@ -89,8 +96,15 @@ impl Sink for Out {
         if let Some(name) = self.names.get(&pid) {
             return name.clone();
         }
-        let name: Arc<str> = probe::process::display_name(pid, comm).into();
-        self.names.insert(pid, name.clone());
+        let found = self.kubernetes.as_mut().map(|kubernetes| kubernetes.find(pid));
+        let name: Arc<str> = match &found {
+            Some(Found::Member(member)) => format!("{}/{}", member.pod, member.container).into(),
+            _ => probe::process::display_name(pid, comm).into(),
+        };
+        // The next connection may know better.
+        if found != Some(Found::Unknown) {
+            self.names.insert(pid, name.clone());
+        }
         if let Some(new) = &mut self.new_names {
             new.push((pid, name.clone()));
         }

@@ -1,11 +1,14 @@
 //! What the agent counts of itself, on its way to the metrics.
 
+use std::sync::Arc;
+
 use llmtrace_common::config::{Loss, loss};
 
 use super::Agent;
 use crate::{
-    metrics::Own,
-    probe::{self, Capture},
+    kubernetes::Found,
+    metrics::{Own, TargetInfo},
+    probe::{self, Capture, process},
 };
 
 /// How often targets are searched for an io_uring.
@@ -37,6 +40,11 @@ impl Before {
         self.missed_runs + now.missed_runs()
     }
 }
+
+/// How often targets are looked up in Kubernetes.
+const INFO_NS: u64 = 2_000_000_000;
+/// Most targets that are told of.
+const MAX_INFO: usize = 1024;
 
 impl Agent {
     /// Time passes for the pipeline, and counters reach the metrics.
@@ -80,11 +88,37 @@ impl Agent {
             own.io_uring_targets = Some(self.io_uring.len() as u64);
         }
         self.capture.print_log();
+        if self.out.kubernetes.is_some() && now >= self.next_info {
+            self.next_info = now + INFO_NS;
+            self.info = self.target_info();
+        }
+        own.target_info = self.info.clone();
         for note in self.capture.tls().take_notes() {
             log::warn!("TLS: {note}");
         }
         self.out.metrics.set_own(own);
         self.out.flush();
+    }
+
+    /// Targets that are in pods, as far as they are known.
+    fn target_info(&mut self) -> Arc<[TargetInfo]> {
+        let Some(kubernetes) = &mut self.out.kubernetes else { return Arc::default() };
+        let mut pids = self.capture.target_pids();
+        pids.extend(self.wanted.covered());
+        pids.sort_unstable();
+        pids.dedup();
+        let known = pids.into_iter().filter_map(|pid| match kubernetes.find(pid) {
+            Found::Member(member) => Some(TargetInfo {
+                pid,
+                process: process::comm(pid),
+                container: member.container.clone(),
+                pod: member.pod.clone(),
+                namespace: member.namespace.clone(),
+                image: member.image.clone(),
+            }),
+            _ => None,
+        });
+        known.take(MAX_INFO).collect()
     }
 
     /// Says so once of each target that has an io_uring, which the hooks in use do not see.

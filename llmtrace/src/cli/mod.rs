@@ -7,6 +7,7 @@ use wildmatch::WildMatch;
 
 use crate::{
     agent::KernelOptions,
+    kubernetes,
     probe::{Choice, target::Wanted},
 };
 
@@ -97,6 +98,9 @@ pub struct TargetArgs {
     /// Trace the processes of this cgroup (v2) and of those below it.
     #[arg(long, value_name = "PATH", env = "LLMTRACE_CGROUP", value_delimiter = ',')]
     pub cgroup: Vec<PathBuf>,
+    /// Trace the processes of the container with this id, or whose id begins like this.
+    #[arg(long, value_name = "ID", env = "LLMTRACE_CONTAINER", value_delimiter = ',')]
+    pub container: Vec<String>,
     /// Trace processes by name; * and ? match.
     #[arg(long, value_name = "GLOB", env = "LLMTRACE_COMM", value_delimiter = ',')]
     pub comm: Vec<String>,
@@ -138,7 +142,8 @@ pub struct KernelArgs {
   llmtrace run --config /etc/llmtrace/llmtrace.toml
   curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
 
-Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
+Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (and, for TLS, CAP_SYS_ADMIN
+where the kernel wants it: docs/security.md). What root has beyond that it gives up at the start.")]
 pub struct RunArgs {
     #[command(flatten)]
     pub targets: TargetArgs,
@@ -161,10 +166,52 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
     pub log_format: LogFormat,
     #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+    #[command(flatten)]
     pub kernel: KernelArgs,
     /// Read what is not said here from this TOML file; SIGHUP has it read again.
     #[arg(long, value_name = "FILE", env = "LLMTRACE_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// Names from the kubelet.
+#[derive(Debug, Args)]
+pub struct KubernetesArgs {
+    /// Name processes by pod and container, as the kubelet at this URL knows them, such as
+    /// https://10.0.0.4:10250.
+    #[arg(long, value_name = "URL", env = "LLMTRACE_KUBELET")]
+    pub kubelet: Option<String>,
+    /// The token to show to the kubelet.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LLMTRACE_KUBELET_TOKEN_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    pub kubelet_token_file: PathBuf,
+    /// Whom the kubelet's certificate has to be from.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LLMTRACE_KUBELET_CA_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+    )]
+    pub kubelet_ca_file: PathBuf,
+    /// Show the token to whoever answers there: for kubelets with a certificate of their own making.
+    #[arg(long, env = "LLMTRACE_KUBELET_INSECURE")]
+    pub kubelet_insecure: bool,
+}
+
+impl KubernetesArgs {
+    /// How to ask the kubelet, if it is to be asked.
+    pub fn options(&self) -> Option<kubernetes::Options> {
+        Some(kubernetes::Options {
+            url: self.kubelet.clone()?,
+            token: self.kubelet_token_file.clone(),
+            ca: self.kubelet_ca_file.clone(),
+            insecure: self.kubelet_insecure,
+        })
+    }
 }
 
 fn max_copy(text: &str) -> Result<u32, String> {
@@ -203,6 +250,7 @@ impl TargetArgs {
         Wanted {
             pids: self.pid.clone(),
             cgroups: self.cgroup.clone(),
+            containers: self.container.clone(),
             comms: globs(&self.comm),
             exes: globs(&self.exe),
             ports: self.port.clone(),

@@ -231,6 +231,11 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
         tls.map(|(library, state, n)| (None, [*library, *state], *n as f64)),
     );
     out.one(&defs::IO_URING_TARGETS, own.io_uring_targets.map(|n| n as f64));
+    let info: Vec<_> = own.target_info.iter().map(|t| (t.pid.to_string(), t)).collect();
+    let info = info.iter().map(|(pid, t)| {
+        (None, [&**pid, &t.process, &t.container, &t.pod, &t.namespace, &t.image], 1.0)
+    });
+    out.add(&defs::TARGET_INFO, info);
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
 }

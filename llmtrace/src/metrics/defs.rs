@@ -81,6 +81,9 @@ defs! {
         "Files with a TLS library that targets have mapped, by what became of their probes: anything but attached means TLS traffic that is not seen.";
     IO_URING_TARGETS: GAUGE "llmtrace_io_uring_targets" false []
         "Targets that have an io_uring while the hooks in use do not see all that is done by one: what they read by it is not traced. Absent where the hooks see it.";
+    TARGET_INFO: GAUGE "llmtrace_target_info" false
+        ["pid", "process", "container", "pod", "namespace", "image"]
+        "1, with what a target in a pod is called in Kubernetes. Absent without --kubelet.";
     RELOADS: COUNTER "llmtrace_config_reloads_total" false ["result"]
         "Times at which the configuration file was read again, by result: ok, or failed, in which case the old one stayed.";
     RELOADED: GAUGE "llmtrace_config_last_reload_success_timestamp_seconds" false []

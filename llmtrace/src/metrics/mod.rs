@@ -54,6 +54,19 @@ pub struct Own {
     pub tls_libraries: Vec<(&'static str, &'static str, u64)>,
     /// Targets with an io_uring, where the hooks do not see it.
     pub io_uring_targets: Option<u64>,
+    /// Targets that are in pods.
+    pub target_info: Arc<[TargetInfo]>,
+}
+
+/// What a target is called in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetInfo {
+    pub pid: u32,
+    pub process: String,
+    pub container: String,
+    pub pod: String,
+    pub namespace: String,
+    pub image: String,
 }
 
 /// One aggregate for all threads; a clone is the same one.

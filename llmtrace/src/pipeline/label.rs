@@ -6,8 +6,9 @@ use super::Sink;
 use crate::llm::{Peer, Role};
 use crate::record::{Address, Open};
 
-/// Longest label of an end, in bytes.
-pub const MAX_LABEL: usize = 96;
+/// Longest label of an end, in bytes: names of a pod and of a container have at most 63 each, as a
+/// rule.
+pub const MAX_LABEL: usize = 144;
 
 /// Names both ends.
 pub(super) fn peer<K: Sink>(role: Role, open: Option<&Open>, pid: u32, sink: &mut K) -> Peer {

@@ -5,9 +5,8 @@
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     #[error(
-        "not allowed to load eBPF programs: run as root, or give the binary \
-         CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH \
-         (missing: {missing})"
+        "not enough privileges: {missing} missing; run as root, or as any user with CAP_BPF, \
+         CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
     )]
     Privileges { missing: String },
     #[error(

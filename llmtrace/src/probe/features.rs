@@ -11,11 +11,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported},
 };
 
-use super::{ProbeError, types::Types};
-
-/// Capabilities and their bits in `/proc/self/status`.
-const WANTED: &[(&str, u32)] = &[("CAP_BPF", 39), ("CAP_PERFMON", 38)];
-const CAP_SYS_ADMIN: u32 = 21;
+use super::{ProbeError, privileges, types::Types};
 
 /// What this kernel has, as far as a choice depends on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +78,7 @@ impl Features {
 
 /// Fails with what is missing for any back end, before the kernel would say EPERM.
 pub fn check() -> Result<(), ProbeError> {
-    let missing = missing_capabilities();
+    let missing = privileges::missing();
     if !missing.is_empty() {
         return Err(ProbeError::Privileges { missing: missing.join(", ") });
     }
@@ -93,27 +89,11 @@ pub fn check() -> Result<(), ProbeError> {
     Ok(())
 }
 
-/// Capabilities that are wanted and that this process does not have.
-pub fn missing_capabilities() -> Vec<&'static str> {
-    let effective = effective_capabilities().unwrap_or(u64::MAX);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    if has(CAP_SYS_ADMIN) {
-        return Vec::new();
-    }
-    WANTED.iter().filter(|(_, bit)| !has(*bit)).map(|(name, _)| *name).collect()
-}
-
 /// Before 5.11 the memory of maps counts against this limit.
 pub fn lift_memory_limit() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: `limit` is valid for reading. A refusal only matters where loading then fails.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
-}
-
-fn effective_capabilities() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
 }
 
 /// The kernel's release, such as `6.12.1-amd64`.

@@ -7,6 +7,7 @@
 mod attach;
 pub mod capture;
 pub mod clock;
+pub mod container;
 pub mod error;
 pub mod features;
 mod filter;
@@ -14,6 +15,7 @@ mod log;
 pub mod object;
 pub mod offsets;
 pub mod plan;
+pub mod privileges;
 pub mod process;
 pub mod ring;
 pub mod signals;

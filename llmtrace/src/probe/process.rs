@@ -21,10 +21,7 @@ pub fn mapped_files(pid: u32) -> Vec<String> {
 
 /// The id of the container that a process is in, by its cgroup.
 pub fn container(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.split(['/', '\n', '-', ':', '.'])
-        .find(|part| part.len() == 64 && part.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map(Into::into)
+    super::container::of_process(pid).map(|container| container.id)
 }
 
 /// What to call a process: its own name, but the script or module for an interpreter.

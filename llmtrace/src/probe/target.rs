@@ -13,13 +13,15 @@ use std::{
 use llmtrace_common::config::{Cgroup, target};
 use wildmatch::WildMatch;
 
-use super::ProbeError;
+use super::{ProbeError, container};
 
 /// Processes to trace, as the user named them. The kinds are alternatives, not conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub pids: Vec<u32>,
     pub cgroups: Vec<PathBuf>,
+    /// Ids of containers, or their beginnings, until [`Wanted::find_containers`].
+    pub containers: Vec<String>,
     /// Globs over the process name.
     pub comms: Vec<WildMatch>,
     /// Globs over the path of the executable, or its last part.
@@ -35,6 +37,7 @@ impl Wanted {
         !self.all
             && self.pids.is_empty()
             && self.cgroups.is_empty()
+            && self.containers.is_empty()
             && self.comms.is_empty()
             && self.exes.is_empty()
             && self.ports.is_empty()
@@ -56,10 +59,24 @@ impl Wanted {
         let mut parts = Vec::new();
         parts.extend(self.pids.iter().map(|p| format!("pid:{p}")));
         parts.extend(self.cgroups.iter().map(|c| format!("cgroup:{}", c.display())));
+        parts.extend(self.containers.iter().map(|c| format!("container:{c}")));
         parts.extend(self.comms.iter().map(|c| format!("comm:{c}")));
         parts.extend(self.exes.iter().map(|c| format!("exe:{c}")));
         parts.extend(self.ports.iter().map(|p| format!("port:{p}")));
         parts.join(",")
+    }
+
+    /// Makes cgroups of the containers.
+    pub fn find_containers(&mut self) -> Result<(), ProbeError> {
+        for id in std::mem::take(&mut self.containers) {
+            let none = || ProbeError::Cgroup {
+                path: format!("of container {id}"),
+                reason: "no cgroup v2 hierarchy is mounted".into(),
+            };
+            let mount = cgroup_mount().ok_or_else(none)?;
+            self.cgroups.push(container::find(&mount, &id)?);
+        }
+        Ok(())
     }
 
     /// How a process that just executed a program is to be traced; 0 if it is not.

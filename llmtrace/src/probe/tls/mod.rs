@@ -30,7 +30,7 @@ use llmtrace_common::config::{TlsConn, state};
 
 pub use library::Kind;
 
-use super::ProbeError;
+use super::{ProbeError, privileges};
 use attach::Attached;
 pub use inspect::{Inspector, mapped};
 use library::Library;
@@ -118,10 +118,13 @@ impl Tls {
         let map = "TLS_CONNS";
         let failed = |reason: String| ProbeError::Map { map, reason };
         let taken = ebpf.take_map(map).ok_or_else(|| failed("absent".into()))?;
-        let (watch, notes) = match Watch::new() {
+        let (watch, mut notes) = match Watch::new() {
             Ok(watch) => (Some(watch), Vec::new()),
             Err(e) => (None, vec![format!("no events of mapped files ({e}): searching instead")]),
         };
+        if !privileges::may_probe_users() {
+            notes.push("not traced: this kernel wants CAP_SYS_ADMIN for uprobes".into());
+        }
         let own = mappings::of(std::process::id()).into_iter().find(|mapping| mapping.main);
         Ok(Self {
             conns: BpfMap::try_from(taken).map_err(|e| failed(e.to_string()))?,
