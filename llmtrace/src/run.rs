@@ -10,7 +10,8 @@ use anyhow::Result;
 use crate::{
     agent::{Agent, open_log},
     cli::{self, Command, LogFormat, RunArgs},
-    metrics::Metrics,
+    config,
+    metrics::{Metrics, Policy},
     probe::clock::monotonic_ns,
     serve,
     signals::Signals,
@@ -21,7 +22,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
-    let metrics = Metrics::new(Metrics::itl_bounds());
+    let metrics = Metrics::new(policy(args)?);
+    if let (true, Some(path)) = (args.log_payload, &args.request_log) {
+        eprintln!(
+            "llmtrace: warning: --log-payload: the text of prompts and answers is written to {}",
+            path.display()
+        );
+    }
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
     let web = serve::web::Source::new(args.web_config_file.as_deref())?;
@@ -36,6 +43,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    let settings = agent.settings();
+    (settings.quality, settings.payload) = (args.quality, args.log_payload);
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         eprintln!("llmtrace: without {}: {}", missing.program, missing.reason);
@@ -79,6 +88,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
+/// What the configuration has the metrics judge by.
+fn policy(args: &RunArgs) -> Result<Policy> {
+    let sections = args.config.as_deref().map(config::sections).transpose()?.unwrap_or_default();
+    Ok(sections.policy(args.series_ttl))
+}
+
 /// Reads the configuration file again. Says what came of it.
 fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     if args.config.is_none() {
@@ -89,9 +104,12 @@ fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     let Command::Run(new) = cli::parse_from(argv).map_err(|e| cli::short(&e))?.command else {
         unreachable!("the command line is that of `run`");
     };
+    let policy = policy(&new)?;
     let wanted = new.targets.wanted();
     let described = wanted.describe();
     agent.retarget(wanted)?;
+    agent.out.metrics.set_policy(policy);
+    agent.settings().itl_bounds = agent.out.metrics.gap_bounds();
     Ok(format!("targets={described}"))
 }
 

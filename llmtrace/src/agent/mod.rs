@@ -109,8 +109,9 @@ impl Agent {
     ) -> Result<Self, ProbeError> {
         let (capture, ring, chosen) = begin(&wanted, kernel)?;
         let settings = Settings {
-            itl_bounds: Metrics::itl_bounds(),
+            itl_bounds: metrics.gap_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
+            ..Settings::default()
         };
         metrics.set_backend(chosen.hooks.backend());
         let out = Out::new(metrics, log);
@@ -165,6 +166,11 @@ impl Agent {
         let pids: HashSet<u32> = capture.target_pids().into_iter().collect();
         pipeline.let_go(|pid| !pids.contains(&pid) && !wanted.covers(pid), out);
         Ok(())
+    }
+
+    /// What is decided about exchanges that begin from here on.
+    pub fn settings(&mut self) -> &mut Settings {
+        self.pipeline.settings_mut()
     }
 
     /// Has `watch` see every exchange from here on.

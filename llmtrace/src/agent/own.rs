@@ -83,6 +83,7 @@ impl Agent {
             eprintln!("llmtrace: TLS: {note}");
         }
         self.out.metrics.set_own(own);
+        self.out.metrics.tick(now);
         self.out.flush();
     }
 

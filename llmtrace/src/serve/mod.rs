@@ -3,6 +3,7 @@
 //! Architecture Invariant: knows the metrics and whether the agent is well; knows nothing of what
 //! is traced.
 
+mod exposition;
 mod guard;
 mod thread;
 pub mod web;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -21,8 +22,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::llm::Ns;
-use crate::metrics::{Metrics, TEXT_FORMAT};
+use crate::metrics::Metrics;
 
+use exposition::Form;
 pub use thread::start;
 use web::Listener;
 
@@ -83,18 +85,16 @@ pub fn router(state: State) -> Router {
         .with_state(Inner { state, scrapes: Arc::new(Semaphore::new(MAX_SCRAPES)) })
 }
 
-async fn metrics(Shared(inner): Shared<Inner>) -> Response {
+async fn metrics(Shared(inner): Shared<Inner>, headers: HeaderMap) -> Response {
+    let form = Form::asked(&headers);
     let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
     let Ok(permit) = inner.scrapes.acquire_owned().await else { return unavailable() };
     // Thousands of series take long enough to be in the way of the drain.
-    let text = tokio::task::spawn_blocking(move || {
+    let response = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        inner.state.metrics.encode_text()
+        form.encode(&inner.state.metrics)
     });
-    match text.await {
-        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
-        Err(_) => unavailable(),
-    }
+    response.await.unwrap_or_else(|_| unavailable())
 }
 
 async fn healthz(Shared(inner): Shared<Inner>) -> (StatusCode, &'static str) {
