@@ -305,7 +305,7 @@ fn best(mut run: impl FnMut() -> u64) -> f64 {
 
 fn main() {
     let bounds: Arc<[u64]> = (0..24).map(|i| 100_000 << i).collect();
-    let settings = Settings { itl_bounds: bounds, token_times: false };
+    let settings = Settings { itl_bounds: bounds, token_times: false, ..Settings::default() };
     println!("dialect      bytes/event  ns/event  M events/s   GB/s  serde_json ns/event  ratio");
     for stream in STREAMS {
         let (request, writes) = (stream.request(), stream.writes());

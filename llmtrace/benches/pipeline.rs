@@ -81,14 +81,20 @@ fn round(calls: &[(Direction, Vec<u8>)], settings: &Settings) -> (f64, u64, u64,
 }
 
 fn main() {
-    let settings =
-        Settings { itl_bounds: [1_000_000, 10_000_000, 100_000_000].into(), token_times: false };
-    for (name, opaque) in [("llm", false), ("not-llm", true)] {
+    let settings = Settings {
+        itl_bounds: [1_000_000, 10_000_000, 100_000_000].into(),
+        token_times: false,
+        ..Settings::default()
+    };
+    let quality = Settings { quality: true, ..settings.clone() };
+    let cases =
+        [("llm", false, &settings), ("not-llm", true, &settings), ("llm-quality", false, &quality)];
+    for (name, opaque, settings) in cases {
         let calls = calls(opaque);
         let mut best = f64::MAX;
         let (mut n, mut bytes) = (0, 0);
         for _ in 0..ROUNDS {
-            let (seconds, records, sum, sink) = round(&calls, &settings);
+            let (seconds, records, sum, sink) = round(&calls, settings);
             let expected = if opaque { 0 } else { CONNECTIONS };
             assert_eq!((sink.0, sink.1), (expected, expected * EVENTS as u64));
             best = best.min(seconds);

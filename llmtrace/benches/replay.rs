@@ -139,8 +139,11 @@ fn processor_time() -> f64 {
 }
 
 fn replay(path: &Path) -> (f64, Count) {
-    let settings =
-        Settings { itl_bounds: [1_000_000, 10_000_000, 100_000_000].into(), token_times: false };
+    let settings = Settings {
+        itl_bounds: [1_000_000, 10_000_000, 100_000_000].into(),
+        token_times: false,
+        ..Settings::default()
+    };
     let (mut feed, mut count) = (Feed::new(settings), Count::default());
     let start = processor_time();
     let mut reader = Reader::new(File::open(path).expect("the file")).expect("a capture");

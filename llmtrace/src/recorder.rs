@@ -105,7 +105,7 @@ pub fn run(args: &RecordArgs) -> Result<()> {
     if let Some(log) = &mut log {
         log.set_wall_offset(offset);
     }
-    let metrics = Metrics::new(Metrics::itl_bounds());
+    let metrics = Metrics::default();
     let signals = Signals::watch()?;
     // The kernel side first: without it no file is made.
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;

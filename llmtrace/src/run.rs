@@ -11,10 +11,11 @@ use caps::Capability;
 use crate::{
     agent::{Agent, open_log, wall_offset},
     cli::{self, Command, LogFormat, RunArgs},
-    live::Live,
+    config,
     kubernetes::Kubernetes,
+    live::Live,
     logger,
-    metrics::Metrics,
+    metrics::{Metrics, Policy},
     probe::{clock::monotonic_ns, features, privileges},
     serve,
     signals::Signals,
@@ -27,7 +28,13 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
-    let metrics = Metrics::new(Metrics::itl_bounds());
+    let metrics = Metrics::new(policy(args)?);
+    if let (true, Some(path)) = (args.log_payload, &args.request_log) {
+        log::warn!(
+            "--log-payload: the text of prompts and answers is written to {}",
+            path.display()
+        );
+    }
     let live = Live::new(wall_offset());
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
@@ -50,6 +57,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     agent.watch(live.watch());
     agent.out.kubernetes = kubernetes;
+    let settings = agent.settings();
+    (settings.quality, settings.payload) = (args.quality, args.log_payload);
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);
@@ -113,6 +122,12 @@ fn say(json: bool, word: &str, with: &[(&str, &str)]) {
     }
 }
 
+/// What the configuration has the metrics judge by.
+fn policy(args: &RunArgs) -> Result<Policy> {
+    let sections = args.config.as_deref().map(config::sections).transpose()?.unwrap_or_default();
+    Ok(sections.policy(args.series_ttl))
+}
+
 /// Reads the configuration file again. Says what came of it.
 fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     if args.config.is_none() {
@@ -123,9 +138,14 @@ fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     let Command::Run(new) = cli::parse_from(argv).map_err(|e| cli::short(&e))?.command else {
         unreachable!("the command line is that of `run`");
     };
+    let policy = policy(&new)?;
     let wanted = new.targets.wanted();
     let described = wanted.describe();
-    agent.retarget(wanted)?;
+    if described != agent.targets() {
+        agent.retarget(wanted)?;
+    }
+    agent.out.metrics.set_policy(policy);
+    agent.settings().itl_bounds = agent.out.metrics.gap_bounds();
     Ok(format!("targets={described}"))
 }
 

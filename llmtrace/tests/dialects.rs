@@ -27,7 +27,7 @@ struct Log {
 
 impl Sink for Log {
     fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
-        self.metrics.started(role, server, endpoint);
+        self.metrics.started(0, role, server, endpoint);
         self.started += 1;
     }
 
@@ -51,7 +51,11 @@ struct Wire {
 impl Wire {
     fn new() -> Self {
         let metrics = Metrics::default();
-        let settings = Settings { itl_bounds: Metrics::itl_bounds(), token_times: false };
+        let settings = Settings {
+            itl_bounds: Metrics::itl_bounds(),
+            token_times: false,
+            ..Settings::default()
+        };
         Self {
             pipeline: Pipeline::new(settings),
             log: Log { metrics, finished: Vec::new(), started: 0 },

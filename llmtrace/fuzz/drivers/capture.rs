@@ -28,7 +28,8 @@ impl Hear for Log {
 
 /// A replay, and every record of a recording among what it found.
 fn replay(input: &[u8], mut on: impl FnMut(&Record<'_>)) -> Log {
-    let settings = Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true };
+    let settings =
+        Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true, ..Settings::default() };
     let (mut feed, mut log) = (Feed::new(settings), Log::default());
     let Ok(mut reader) = Reader::new(input) else { return log };
     let mut step = |found: Found<'_>| {

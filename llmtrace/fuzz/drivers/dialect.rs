@@ -36,7 +36,8 @@ pub const DIALECTS: &[(&str, &str, &str)] = &[
 pub fn check(input: &[u8]) {
     let [cuts, which, bytes @ ..] = input else { return };
     let (path, body, kind) = DIALECTS[usize::from(*which) % DIALECTS.len()];
-    let settings = Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: false };
+    let settings =
+        Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: false, ..Settings::default() };
     let request = format!("POST {path} HTTP/1.1\r\n\r\n");
     let response =
         format!("HTTP/1.1 200 X\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n");

@@ -43,7 +43,11 @@ impl Default for Connection {
         Self {
             requests: RequestParser::new(),
             responses: ResponseParser::new(),
-            settings: Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true },
+            settings: Settings {
+                itl_bounds: Arc::new([1, 10, 100]),
+                token_times: true,
+                ..Settings::default()
+            },
             open: VecDeque::new(),
             finished: Vec::new(),
             log: Default::default(),

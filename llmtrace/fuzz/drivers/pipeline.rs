@@ -62,7 +62,8 @@ impl Run {
 
 /// The results, and how often something was not understood.
 fn drive(fresh: bool, mut segments: &[u8], mut cuts: Cuts) -> (Vec<String>, u64) {
-    let settings = Settings { itl_bounds: Arc::new([MS]), token_times: false };
+    let settings =
+        Settings { itl_bounds: Arc::new([MS]), token_times: false, ..Settings::default() };
     let mut run = Run {
         pipeline: Pipeline::new(settings),
         results: Results::default(),

@@ -116,8 +116,9 @@ impl Agent {
         wanted.find_containers()?;
         let (capture, ring, chosen) = begin(&wanted, kernel)?;
         let settings = Settings {
-            itl_bounds: Metrics::itl_bounds(),
+            itl_bounds: metrics.gap_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
+            ..Settings::default()
         };
         metrics.set_backend(chosen.hooks.backend());
         let out = Out::new(metrics, log);
@@ -159,6 +160,11 @@ impl Agent {
         Ok(())
     }
 
+    /// Whom it traces, in words.
+    pub fn targets(&self) -> String {
+        self.wanted.describe()
+    }
+
     /// Traces others from now on. If that fails, everything is as before.
     ///
     /// The new hooks are attached before the old ones go, so what is traced before and after is
@@ -175,6 +181,11 @@ impl Agent {
         let pids: HashSet<u32> = capture.target_pids().into_iter().collect();
         pipeline.let_go(|pid| !pids.contains(&pid) && !wanted.covers(pid), out);
         Ok(())
+    }
+
+    /// What is decided about exchanges that begin from here on.
+    pub fn settings(&mut self) -> &mut Settings {
+        self.pipeline.settings_mut()
     }
 
     /// Has `watch` see every exchange from here on.

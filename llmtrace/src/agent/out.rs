@@ -76,14 +76,18 @@ impl Out {
 
 impl Sink for Out {
     fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
-        self.metrics.started(role, server, endpoint);
+        self.started_at(0, role, server, endpoint);
+    }
+
+    fn started_at(&mut self, t: Ns, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.metrics.started(t, role, server, endpoint);
         self.watches.iter_mut().for_each(|watch| watch.started(role, server, endpoint));
     }
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
-        self.metrics.finished(f, peer);
+        let assessed = self.metrics.finished(f, peer);
         if let Some(log) = &mut self.log
-            && let Err(e) = log.write(f, peer)
+            && let Err(e) = log.write(f, peer, &assessed)
             && !self.log_failed
         {
             self.log_failed = true;

@@ -97,6 +97,7 @@ impl Agent {
             log::warn!("TLS: {note}");
         }
         self.out.metrics.set_own(own);
+        self.out.metrics.tick(now);
         self.out.flush();
     }
 

@@ -1,6 +1,6 @@
 //! The command line. Every flag of `run` can also be set by the variable that its help names.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use wildmatch::WildMatch;
@@ -159,9 +159,23 @@ pub struct RunArgs {
     )]
     pub web_config_file: Option<PathBuf>,
     /// Write a JSON line per finished request to this file, or to standard output with "-". No
-    /// prompt and no completion text is in it.
+    /// prompt and no completion text is in it, unless --log-payload says so.
     #[arg(long, value_name = "FILE", env = "LLMTRACE_REQUEST_LOG")]
     pub request_log: Option<PathBuf>,
+    /// Write the text of prompts and answers to the request log, too: the body of each request and
+    /// the answer, up to 64 KiB of each. Whoever can read the log can then read what users wrote
+    /// and were told, passwords and personal data included.
+    #[arg(long, env = "LLMTRACE_LOG_PAYLOAD", requires = "request_log")]
+    pub log_payload: bool,
+    /// Find out how much streamed answers repeat themselves. No text is kept; costs 1 KiB a stream
+    /// and some nanoseconds a token.
+    #[arg(long, env = "LLMTRACE_QUALITY")]
+    pub quality: bool,
+    /// How long series of metrics are kept after their last request, such as 30m or 12h. A series
+    /// that comes back counts from 0.
+    #[arg(long, value_name = "TIME", default_value = "1h", env = "LLMTRACE_SERIES_TTL",
+          value_parser = series_ttl)]
+    pub series_ttl: Duration,
     /// Form of the agent's own log on standard error.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -211,6 +225,14 @@ impl KubernetesArgs {
             ca: self.kubelet_ca_file.clone(),
             insecure: self.kubelet_insecure,
         })
+    }
+}
+
+fn series_ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if !ttl.is_zero() => Ok(ttl),
+        Ok(_) => Err("must be more than 0".into()),
+        Err(e) => Err(e.to_string()),
     }
 }
 

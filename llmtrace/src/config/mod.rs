@@ -4,6 +4,7 @@
 //! docs/llmtrace.toml is the annotated example; a test reads it.
 
 mod flags;
+mod policy;
 mod sections;
 #[cfg(test)]
 mod tests;

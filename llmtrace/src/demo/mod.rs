@@ -99,7 +99,7 @@ fn trace(args: &DemoArgs, log: &Path) -> Result<()> {
     let pid = server.child.id();
     println!("server  an OpenAI-compatible streaming server, pid {pid}, {}", server.address);
     let wanted = Wanted { pids: vec![pid], ..Wanted::default() };
-    let metrics = Metrics::new(Metrics::itl_bounds());
+    let metrics = Metrics::default();
     let mut agent = Agent::start(wanted, &KernelOptions::default(), metrics.clone(), None)?;
     let hooks = agent.chosen.hooks;
     let (backend, where_to) = (hooks.backend(), hooks.name());

@@ -1,11 +1,12 @@
-//! One JSON line per finished exchange; nothing of prompt or answer.
+//! One JSON line per finished exchange; nothing of prompt or answer, unless it was asked for.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::llm::{Finished, Ns, Peer};
-use crate::metrics::labels;
+use crate::llm::{Finished, Ns, Peer, Text};
+use crate::metrics::{Assessed, Judged, labels};
 
 /// Writes each line with one call, so that lines of several writers do not mix.
 #[derive(Debug)]
@@ -49,8 +50,49 @@ struct Line<'a> {
     client: Option<&'a str>,
     pid: u32,
     tls: bool,
+    duration_s: f64,
+    ttft_s: Option<f64>,
+    tpot_s: Option<f64>,
+    request_bytes: u64,
+    response_bytes: u64,
+    trace_id: Option<&'a str>,
+    /// In the currency of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+    /// Of models with an SLO; null where it cannot be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slo: Option<Slo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_times_ns: Option<&'a [Ns]>,
+    #[serde(flatten)]
+    said: Option<Said<'a>>,
+}
+
+/// What was met.
+#[derive(Serialize)]
+struct Slo {
+    met: Option<bool>,
+    ttft: Option<bool>,
+    tpot: Option<bool>,
+    e2e: Option<bool>,
+}
+
+impl Slo {
+    fn of(judged: Judged) -> Option<Self> {
+        let Judged { all: met, ttft, tpot, e2e } = judged;
+        (judged != Judged::default()).then_some(Self { met, ttft, tpot, e2e })
+    }
+}
+
+/// The text of prompt and answer.
+#[derive(Serialize)]
+struct Said<'a> {
+    prompt: Cow<'a, str>,
+    prompt_truncated: bool,
+    completion: Cow<'a, str>,
+    completion_truncated: bool,
 }
 
 impl<W: Write> RequestLog<W> {
@@ -64,9 +106,15 @@ impl<W: Write> RequestLog<W> {
         self.wall_offset = wall_offset;
     }
 
-    pub fn write(&mut self, f: &Finished, peer: &Peer) -> io::Result<()> {
+    pub fn write(&mut self, f: &Finished, peer: &Peer, assessed: &Assessed) -> io::Result<()> {
         let time = rfc3339(i128::from(f.end) + i128::from(self.wall_offset));
         let output = f.output_tokens();
+        let said = f.payload.as_ref().map(|payload| Said {
+            prompt: text(&payload.prompt),
+            prompt_truncated: payload.prompt.truncated,
+            completion: text(&payload.completion),
+            completion_truncated: payload.completion.truncated,
+        });
         let line = Line {
             time: &time,
             start_ns: f.start,
@@ -79,7 +127,7 @@ impl<W: Write> RequestLog<W> {
             server: &peer.server,
             method: &f.method,
             endpoint: f.endpoint,
-            path: f.endpoint,
+            path: &f.path,
             status: f.status,
             stream: f.stream,
             outcome: labels::outcome(f.outcome),
@@ -99,7 +147,17 @@ impl<W: Write> RequestLog<W> {
             client: Some(&*peer.client).filter(|c| !c.is_empty()),
             pid: peer.pid,
             tls: peer.tls,
+            duration_s: seconds(f.end.saturating_sub(f.start)),
+            ttft_s: f.first_token.map(|t| seconds(t.saturating_sub(f.start))),
+            tpot_s: f.per_output_token().map(seconds),
+            request_bytes: f.request_bytes,
+            response_bytes: f.response_bytes,
+            trace_id: f.trace_id(),
+            cost: assessed.cost,
+            slo: Slo::of(assessed.slo),
+            repetition: f.repetition,
             token_times_ns: f.token_times.as_deref(),
+            said,
         };
         self.line.clear();
         serde_json::to_writer(&mut self.line, &line)?;
@@ -117,6 +175,14 @@ impl<W: Write> RequestLog<W> {
     pub fn into_inner(self) -> W {
         self.out
     }
+}
+
+fn seconds(ns: Ns) -> f64 {
+    ns as f64 / 1e9
+}
+
+fn text(text: &Text) -> Cow<'_, str> {
+    String::from_utf8_lossy(&text.bytes)
 }
 
 /// UTC with milliseconds; times that are out of range are clamped to the years 1970 to 9999.
@@ -141,13 +207,14 @@ pub fn rfc3339(ns: i128) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::{Operation, Outcome, Phase, Role, Usage};
+    use crate::llm::{Operation, Outcome, Payload, Phase, Role, Usage};
 
     fn finished() -> Finished {
         Finished {
             role: Role::Server,
             method: "POST".into(),
             endpoint: "/v1/completions",
+            path: "/proxy/v1/completions".into(),
             operation: Operation::Completion,
             model: Some("m\"\n".into()),
             stream: true,
@@ -167,7 +234,9 @@ mod tests {
             max_stall: Some(1_000_000),
             queued: Some(12_000),
             blocked: Some(0),
+            request_bytes: 27,
             response_bytes: 10,
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             user_agent: Some("curl/8".into()),
             ..Finished::new(Role::Server, 0)
         }
@@ -180,7 +249,7 @@ mod tests {
     #[test]
     fn golden() {
         let mut log = RequestLog::new(Vec::new(), 1_700_000_000_000_000_000);
-        log.write(&finished(), &peer()).unwrap();
+        log.write(&finished(), &peer(), &Assessed::default()).unwrap();
         let line = String::from_utf8(log.into_inner()).unwrap();
         assert_eq!(
             line,
@@ -188,12 +257,14 @@ mod tests {
                 r#"{"time":"2023-11-14T22:13:20.005Z","start_ns":1000000,"request_end_ns":1500000,"#,
                 r#""first_byte_ns":2000000,"first_token_ns":3000000,"last_token_ns":4000000,"#,
                 r#""end_ns":5000000,"role":"server","server":"s:1","method":"POST","#,
-                r#""endpoint":"/v1/completions","path":"/v1/completions","status":200,"#,
+                r#""endpoint":"/v1/completions","path":"/proxy/v1/completions","status":200,"#,
                 r#""stream":true,"outcome":"client_disconnect","phase":"mid_stream","#,
                 r#""model":"m\"\n","finish_reason":null,"prompt_tokens":7,"output_tokens":2,"#,
                 r#""cached_tokens":null,"reasoning_tokens":null,"output_source":"events","#,
                 r#""events":3,"token_events":2,"queue_ns":12000,"backpressure_ns":0,"#,
-                r#""user_agent":"curl/8","client":"127.0.0.1:9","pid":42,"tls":true}"#,
+                r#""user_agent":"curl/8","client":"127.0.0.1:9","pid":42,"tls":true,"#,
+                r#""duration_s":0.004,"ttft_s":0.002,"tpot_s":0.001,"request_bytes":27,"#,
+                r#""response_bytes":10,"trace_id":"0af7651916cd43dd8448eb211c80319c"}"#,
                 "\n"
             )
         );
@@ -208,11 +279,39 @@ mod tests {
             outcome: Outcome::Timeout,
             ..finished()
         };
-        log.write(&f, &Peer { client: "".into(), ..peer() }).unwrap();
+        log.write(&f, &Peer { client: "".into(), ..peer() }, &Assessed::default()).unwrap();
         log.flush().unwrap();
         let v: serde_json::Value = serde_json::from_slice(&log.into_inner()).unwrap();
         assert_eq!(v["token_times_ns"], serde_json::json!([3, 4]));
         assert!(v["status"].is_null() && v["phase"].is_null() && v["client"].is_null());
+    }
+
+    #[test]
+    fn what_was_asked_for() {
+        let mut log = RequestLog::new(Vec::new(), 0);
+        let payload = Payload {
+            prompt: Text { bytes: b"{\"prompt\":\"x\xff\"}".to_vec(), truncated: false },
+            completion: Text { bytes: b"Hi".to_vec(), truncated: true },
+        };
+        let f = Finished {
+            payload: Some(Box::new(payload)),
+            repetition: Some(0.25),
+            traceparent: Some("00-00000000000000000000000000000000-b7ad6b7169203331-01".into()),
+            ..finished()
+        };
+        let slo = Judged { ttft: Some(true), all: Some(false), e2e: Some(false), tpot: None };
+        log.write(&f, &peer(), &Assessed { slo, cost: Some(0.5) }).unwrap();
+        let v: serde_json::Value = serde_json::from_slice(&log.into_inner()).unwrap();
+        let slo = serde_json::json!({"met": false, "ttft": true, "tpot": null, "e2e": false});
+        assert_eq!((&v["slo"], v["cost"].as_f64()), (&slo, Some(0.5)));
+        assert_eq!(v["prompt"], "{\"prompt\":\"x\u{fffd}\"}");
+        assert_eq!(
+            (&v["completion"], v["prompt_truncated"].as_bool()),
+            (&"Hi".into(), Some(false))
+        );
+        assert_eq!(v["completion_truncated"], true);
+        assert_eq!(v["repetition"], 0.25);
+        assert!(v["trace_id"].is_null(), "a trace id of zeros is none");
     }
 
     #[test]

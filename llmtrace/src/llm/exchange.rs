@@ -6,11 +6,15 @@
 use percent_encoding::percent_decode_str;
 
 use super::body::{self, Body};
-use super::dialect::{self, Asked, Call, Choice, Dialect, Facts, Proof, Request, Route, Said};
+use super::dialect::{
+    self, Asked, Call, Choice, Dialect, Facts, Operation, Proof, Request, Route, Said,
+};
 use super::json::clip;
 use super::outcome::{
-    Drops, Finished, MAX_MODEL, MAX_TRACEPARENT, MAX_USER_AGENT, Ns, Outcome, Phase, Role, Settings,
+    Drops, Finished, MAX_MODEL, MAX_PATH, MAX_TRACEPARENT, MAX_USER_AGENT, Ns, Outcome, Phase,
+    Role, Settings,
 };
+use super::payload::Payload;
 use super::progress::Running;
 use super::track::Stream;
 use crate::http::head::Framing;
@@ -39,6 +43,7 @@ pub struct Opening<'a> {
 struct Live {
     route: Route,
     method: Box<str>,
+    path: Box<str>,
     user_agent: Option<Box<str>>,
     traceparent: Option<Box<str>>,
     /// While the request's body comes.
@@ -52,8 +57,10 @@ struct Live {
     until_close: bool,
     is_stream: bool,
     body: Body,
+    request_bytes: u64,
     response_bytes: u64,
     stream: Stream,
+    payload: Option<Box<Payload>>,
     /// The response came to the end of its framing.
     end: Option<Ns>,
     /// The first thing that cut the exchange short.
@@ -132,6 +139,10 @@ impl Exchange {
 
     pub fn request_body(&mut self, bytes: &[u8]) {
         let Some(live) = &mut self.live else { return };
+        live.request_bytes += bytes.len() as u64;
+        if let Some(payload) = &mut live.payload {
+            payload.prompt.push(bytes);
+        }
         let Some(request) = &mut live.request else { return };
         match request.push(bytes, &mut live.asked) {
             _ if live.route.sure => {}
@@ -185,7 +196,12 @@ impl Exchange {
         match &mut live.body {
             Body::Events(events) => events.push(t, bytes, &mut live.stream),
             Body::Messages(messages) => body::on_messages(t, bytes, messages, &mut live.stream),
-            Body::Whole(whole) => whole.push(bytes),
+            Body::Whole(whole) => {
+                whole.push(bytes);
+                if let Some(payload) = &mut live.payload {
+                    payload.completion.push(bytes);
+                }
+            }
             Body::None => {}
         }
     }
@@ -305,6 +321,7 @@ impl Live {
             clip(&model, MAX_MODEL).into()
         });
         let mut live = Self::new(settings, route, head.method, head.user_agent);
+        live.path = clip(head.path(), MAX_PATH).into();
         live.request = request.map(Box::new);
         live.asked.model = model;
         live.traceparent = head.traceparent.map(|t| clip(t, MAX_TRACEPARENT).into());
@@ -315,6 +332,7 @@ impl Live {
         Self {
             route,
             method: clip(method, 16).into(),
+            path: route.endpoint.into(),
             user_agent: user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
             traceparent: None,
             request: None,
@@ -326,8 +344,10 @@ impl Live {
             until_close: false,
             is_stream: false,
             body: Body::None,
+            request_bytes: 0,
             response_bytes: 0,
             stream: Stream::new(settings),
+            payload: settings.payload.then(Box::default),
             end: None,
             cut: None,
             arrived: None,
@@ -358,10 +378,22 @@ impl Live {
         let said = said.unwrap_or_default();
         let server = role == Role::Server;
         let progress = self.stream.take_progress();
+        let (repetition, text) = self.stream.take_read();
+        let mut payload = self.payload.take();
+        if let (Some(payload), Some(text), true) = (&mut payload, text, self.is_stream) {
+            payload.completion = text;
+        }
+        let answered = match self.route.operation {
+            Operation::Chat | Operation::Completion if self.is_stream => {
+                Some(self.stream.token_events > 0)
+            }
+            _ => said.answered,
+        };
         Finished {
             role,
             method: self.method,
             endpoint: self.route.endpoint,
+            path: self.path,
             operation: self.route.operation,
             model: self.stream.model.take().or(said.model).or_else(|| self.asked.model.take()),
             asked: self.asked,
@@ -386,7 +418,11 @@ impl Live {
             progress,
             queued: self.arrived.filter(|_| server).map(|t| start.saturating_sub(t)),
             blocked: self.held.filter(|_| server),
+            request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
+            repetition,
+            answered,
+            payload,
             user_agent: self.user_agent,
             traceparent: self.traceparent,
             drops,
@@ -450,7 +486,10 @@ impl Live {
 
     fn size(&self) -> usize {
         let request = self.request.as_ref().map_or(0, |r| size_of::<Request>() + r.buffered());
-        size_of::<Self>() + self.body.size() + request + self.stream.heap()
+        let payload = self.payload.as_ref().map_or(0, |p| {
+            size_of::<Payload>() + p.prompt.bytes.capacity() + p.completion.bytes.capacity()
+        });
+        size_of::<Self>() + self.body.size() + request + payload + self.stream.heap()
     }
 }
 

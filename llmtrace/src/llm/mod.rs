@@ -11,12 +11,16 @@ pub mod dialect;
 pub mod exchange;
 pub mod json;
 pub mod outcome;
+mod payload;
 mod progress;
+mod reader;
+mod repetition;
 mod track;
 mod watch;
 
 pub use dialect::{Asked, Operation};
 pub use exchange::Exchange;
 pub use outcome::{Drops, Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};
+pub use payload::{MAX_PAYLOAD, Payload, Text};
 pub use progress::{Progress, RECENT_GAPS, Running};
 pub use watch::{Peer, Watch};

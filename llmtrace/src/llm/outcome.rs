@@ -5,6 +5,7 @@
 //! the first token-bearing event.
 
 use super::dialect::{Asked, Operation};
+use super::payload::Payload;
 use super::progress::Progress;
 
 /// `CLOCK_MONOTONIC` nanoseconds.
@@ -16,6 +17,8 @@ pub const MAX_MODEL: usize = 128;
 pub const MAX_FINISH_REASON: usize = 32;
 /// Longest user agent that is kept, in bytes.
 pub const MAX_USER_AGENT: usize = 64;
+/// Longest path that is kept, in bytes.
+pub const MAX_PATH: usize = 256;
 /// Longest `traceparent` that is kept, in bytes: version 00 has 55.
 pub const MAX_TRACEPARENT: usize = 64;
 /// Most choices of one request whose inter-token gaps are told apart, the first not counted.
@@ -114,6 +117,22 @@ pub struct Settings {
     pub itl_bounds: std::sync::Arc<[Ns]>,
     /// Keep the time of every token-bearing event (tests and accuracy benchmarks).
     pub token_times: bool,
+    /// Find out how much answers repeat themselves.
+    pub quality: bool,
+    /// Keep the text of prompts and answers.
+    pub payload: bool,
+}
+
+impl Default for Settings {
+    /// Nothing that costs anything, and no gaps told apart.
+    fn default() -> Self {
+        Self {
+            itl_bounds: std::sync::Arc::default(),
+            token_times: false,
+            quality: false,
+            payload: false,
+        }
+    }
 }
 
 /// An exchange that is over.
@@ -124,6 +143,8 @@ pub struct Finished {
     pub method: Box<str>,
     /// Normalised route, such as `/v1/chat/completions`.
     pub endpoint: &'static str,
+    /// The request's own path, without its query. At most 256 bytes.
+    pub path: Box<str>,
     pub operation: Operation,
     /// What the request asked for; its model is `model` if the response named none.
     pub asked: Asked,
@@ -172,12 +193,21 @@ pub struct Finished {
     /// Of a server: time for which the writes of the response were held back by a client that reads
     /// slowly. None if nobody looked.
     pub blocked: Option<Ns>,
+    /// Bytes of the request body, in the same way as `response_bytes`.
+    pub request_bytes: u64,
     /// Bytes of the response body after transfer decoding, and after content decoding if it can be undone.
     pub response_bytes: u64,
     /// `User-Agent`, at most 64 bytes.
     pub user_agent: Option<Box<str>>,
     /// The request's W3C `traceparent`, as it came, at most 64 bytes.
     pub traceparent: Option<Box<str>>,
+    /// Share of a stream's sequences of words that came before in it, if asked for and if there are
+    /// enough to say.
+    pub repetition: Option<f32>,
+    /// Whether the answer has any text or call; none where the API does not show it.
+    pub answered: Option<bool>,
+    /// What was said, if asked for.
+    pub payload: Option<Box<Payload>>,
     /// What the stream brought since it was last looked at.
     pub progress: Progress,
     pub drops: Drops,
@@ -190,6 +220,7 @@ impl Finished {
             role,
             method: "".into(),
             endpoint: "",
+            path: "".into(),
             operation: Operation::Chat,
             asked: Asked::default(),
             model: None,
@@ -213,12 +244,30 @@ impl Finished {
             token_times: None,
             queued: None,
             blocked: None,
+            request_bytes: 0,
             response_bytes: 0,
             user_agent: None,
             traceparent: None,
+            repetition: None,
+            answered: None,
+            payload: None,
             progress: Progress::default(),
             drops: Drops::default(),
         }
+    }
+
+    /// The trace that the request belongs to, if its `traceparent` is one.
+    pub fn trace_id(&self) -> Option<&str> {
+        let mut parts = self.traceparent.as_deref()?.split('-');
+        let (version, trace) = (parts.next()?, parts.next()?);
+        let hex = |s: &str| s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let fine = version.len() == 2
+            && version != "ff"
+            && trace.len() == 32
+            && hex(version)
+            && hex(trace)
+            && trace.bytes().any(|b| b != b'0');
+        fine.then_some(trace)
     }
 
     /// Output tokens and where the count comes from: the server's word if it gave one.

@@ -8,7 +8,9 @@ use super::outcome::{
     ItlHistogram, MAX_CHOICES, MAX_FINISH_REASON, MAX_MODEL, MAX_TOKEN_TIMES, Ns, Settings,
     TokenSource, Usage,
 };
+use super::payload::Text;
 use super::progress::Progress;
+use super::reader::Reader;
 
 /// One choice of a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +62,8 @@ pub struct Stream {
     pub model: Option<Box<str>>,
     pub itl: Option<Box<ItlHistogram>>,
     pub token_times: Option<Vec<Ns>>,
+    /// What looks at the text of the first choice, if anybody does.
+    reader: Option<Box<Reader>>,
     /// What came since somebody looked.
     progress: Progress,
     finish: Option<(u32, Box<str>)>,
@@ -91,6 +95,7 @@ impl Stream {
             model: None,
             itl: None,
             token_times: settings.token_times.then(Vec::new),
+            reader: Reader::new(settings).map(Box::new),
             progress: Progress::default(),
             finish: None,
             usage: Usage::default(),
@@ -128,6 +133,24 @@ impl Stream {
             slot.touched = true;
             seen.tokens = true;
         }
+        if self.reader.is_some() {
+            self.read(choice);
+        }
+    }
+
+    #[inline(never)]
+    fn read(&mut self, choice: &Choice<'_>) {
+        if choice.index == 0
+            && choice.tokens
+            && let Some(reader) = &mut self.reader
+        {
+            reader.push(choice.text, choice.text_so_far);
+        }
+    }
+
+    /// How much the answer repeats itself, and its text: what was asked for of the two.
+    pub fn take_read(&mut self) -> (Option<f32>, Option<Text>) {
+        self.reader.take().map_or((None, None), |reader| reader.finish())
     }
 
     /// An event that says one thing of one choice, and nothing else.
@@ -331,7 +354,8 @@ impl Stream {
 
     /// Heap bytes held.
     pub fn heap(&self) -> usize {
-        self.more.capacity() * size_of::<Slot>()
+        self.reader.as_ref().map_or(0, |reader| reader.size())
+            + self.more.capacity() * size_of::<Slot>()
             + self.itl.as_ref().map_or(0, |itl| size_of_val(&*itl.counts) + size_of_val(&**itl))
     }
 }

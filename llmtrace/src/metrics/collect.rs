@@ -7,11 +7,15 @@ use std::time::UNIX_EPOCH;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::cost::TYPES;
 use super::defs::{self, Def};
-use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
+use super::hist::{COST, FIRST, Hist, NANO, RATIO, RATIO_UNIT, TOKENS};
+use super::policy::{Bounds, Policy};
 use super::process::Process;
 use super::series::{Base, Reloads, Series, Status};
-use super::{Own, Shared, labels};
+use super::slo::SLOS;
+use super::{Own, Shared, TargetUse, labels};
+use crate::llm::Role;
 
 const SECONDS: f64 = 1e9;
 
@@ -38,22 +42,45 @@ impl Collector for Collect {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (all, in_flight, own, backend, reloads) = {
+        let snapshot = {
             let s = self.shared.lock();
-            let all: Vec<_> = s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect();
-            let in_flight: Vec<_> = s.in_flight.iter().map(|(b, n)| (b.clone(), *n)).collect();
-            (all, in_flight, s.own.clone(), s.backend, s.reloads)
+            Snapshot {
+                policy: s.policy.clone(),
+                all: s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect(),
+                in_flight: s.in_flight.iter().map(|(b, running)| (b.clone(), running.n)).collect(),
+                idle_cost: s.meter.idle(),
+                own: s.own.clone(),
+                targets: s.targets.clone(),
+                backend: s.backend,
+                reloads: s.reloads,
+            }
         };
+        let Snapshot { policy, all, in_flight, own, .. } = &snapshot;
         let mut out = Families::default();
-        requests(&mut out, &all);
-        times(&mut out, &all, &self.shared.itl_bounds);
-        tokens(&mut out, &all);
+        requests(&mut out, all);
+        times(&mut out, all, &policy.bounds);
+        tokens(&mut out, all);
         out.add(&defs::IN_FLIGHT, in_flight.iter().map(|(b, n)| (Some(b), [], *n as f64)));
-        agent(&mut out, &own, backend);
-        configuration(&mut out, reloads);
+        objectives(&mut out, policy, all);
+        costs(&mut out, policy, all, snapshot.idle_cost);
+        agent(&mut out, own, snapshot.backend);
+        configuration(&mut out, snapshot.reloads);
+        targets(&mut out, &snapshot.targets);
         process(&mut out, Process::read());
         out.0
     }
+}
+
+/// What a scrape shows, taken while nothing is counted.
+struct Snapshot {
+    policy: Arc<Policy>,
+    all: Vec<(Base, Arc<Series>)>,
+    in_flight: Vec<(Base, u64)>,
+    idle_cost: f64,
+    own: Arc<Own>,
+    targets: Arc<[TargetUse]>,
+    backend: Option<&'static str>,
+    reloads: Reloads,
 }
 
 type All = [(Base, Arc<Series>)];
@@ -162,28 +189,28 @@ fn requests(out: &mut Families, all: &All) {
     out.add(&defs::FINISH, finish.map(|(b, (reason, n))| (Some(b), [*reason], *n as f64)));
 }
 
-fn times(out: &mut Families, all: &All, gap_bounds: &[u64]) {
+fn times(out: &mut Families, all: &All, bounds: &Bounds) {
     out.hist(
         &defs::DURATION,
-        (WHOLE, SECONDS),
+        (&bounds.whole, SECONDS),
         all.iter().flat_map(|(b, s)| [(b, ["false"], &s.whole), (b, ["true"], &s.whole_stream)]),
     );
     out.hist(
         &defs::GAPS,
-        (gap_bounds, SECONDS),
+        (&bounds.gap, SECONDS),
         all.iter()
             .flat_map(|(b, s)| [(b, ["usage"], &s.gaps.usage), (b, ["events"], &s.gaps.events)]),
     );
-    let mut plain = |def, bounds, of: fn(&Series) -> &Hist| {
+    let mut plain = |def, bounds: &[u64], of: fn(&Series) -> &Hist| {
         out.hist(def, (bounds, SECONDS), all.iter().map(|(b, s)| (b, [], of(s))));
     };
-    plain(&defs::FIRST_BYTE, FIRST, |s| &s.first_byte);
-    plain(&defs::FIRST_TOKEN, FIRST, |s| &s.first_token);
+    plain(&defs::FIRST_BYTE, &bounds.first, |s| &s.first_byte);
+    plain(&defs::FIRST_TOKEN, &bounds.first, |s| &s.first_token);
     plain(&defs::RECEIVE, FIRST, |s| &s.receive);
     plain(&defs::QUEUE, FIRST, |s| &s.queue);
     plain(&defs::BACKPRESSURE, FIRST, |s| &s.backpressure);
-    plain(&defs::PER_TOKEN, PER_TOKEN, |s| &s.per_token);
-    plain(&defs::STALL, GAP, |s| &s.stall);
+    plain(&defs::PER_TOKEN, &bounds.per_token, |s| &s.per_token);
+    plain(&defs::STALL, &bounds.gap, |s| &s.stall);
 }
 
 fn tokens(out: &mut Families, all: &All) {
@@ -207,8 +234,62 @@ fn tokens(out: &mut Families, all: &All) {
     };
     plain(&defs::WASTED, |s| s.wasted);
     plain(&defs::EVENTS, |s| s.events);
+    plain(&defs::EMPTY, |s| s.empty);
     out.hist(&defs::PROMPT, (TOKENS, 1.0), all.iter().map(|(b, s)| (b, [], &s.prompt)));
     out.hist(&defs::OUTPUT, (TOKENS, 1.0), all.iter().map(|(b, s)| (b, [], &s.output)));
+    let repetition = all.iter().map(|(b, s)| (b, [], &s.repetition));
+    out.hist(&defs::REPETITION, (RATIO, RATIO_UNIT), repetition);
+}
+
+fn objectives(out: &mut Families, policy: &Policy, all: &All) {
+    let counts = all.iter().flat_map(|(b, s)| {
+        let of_slo = SLOS.into_iter().zip(s.slo).filter_map(|(slo, n)| Some((slo, n?)));
+        of_slo.flat_map(move |(slo, [not, met])| [(b, slo, "false", not), (b, slo, "true", met)])
+    });
+    out.add(&defs::SLO, counts.map(|(b, slo, met, n)| (Some(b), [slo, met], n as f64)));
+    let targets: Vec<_> = (policy.slos.iter())
+        .flat_map(|slo| {
+            let model = slo.model.to_string();
+            let targets = SLOS.into_iter().zip([slo.ttft, slo.tpot, slo.e2e]);
+            targets.filter_map(move |(slo, ns)| Some((slo, model.clone(), ns? as f64 / SECONDS)))
+        })
+        .collect();
+    let targets = targets.iter().map(|(slo, model, seconds)| (None, [*slo, model], *seconds));
+    out.add(&defs::SLO_TARGET, targets);
+}
+
+fn costs(out: &mut Families, policy: &Policy, all: &All, idle: f64) {
+    let nobody = Base { role: Role::Server, server: "".into(), endpoint: "", model: "".into() };
+    let idle = (policy.cost.as_ref()).and_then(|cost| cost.gpus).map(|_| (&nobody, "gpu", idle));
+    let costs = all.iter().flat_map(|(b, s)| {
+        let each = TYPES.into_iter().zip(s.cost.each());
+        each.filter_map(move |(kind, cost)| Some((b, kind, cost?)))
+    });
+    out.add(&defs::COST, costs.chain(idle).map(|(b, kind, cost)| (Some(b), [kind], cost)));
+    let requests = all.iter().map(|(b, s)| (b, [], &s.request_cost));
+    out.hist(&defs::REQUEST_COST, (COST, NANO), requests);
+    let currency = policy.cost.iter().map(|cost| (None, [&*cost.currency], 1.0));
+    out.add(&defs::COST_INFO, currency);
+}
+
+fn targets(out: &mut Families, targets: &[TargetUse]) {
+    let named: Vec<_> = targets.iter().map(|t| (t.pid.to_string(), t)).collect();
+    let mut add = |def, of: fn(&TargetUse) -> Option<f64>| {
+        let values =
+            named.iter().filter_map(|(pid, t)| Some((None, [&**pid, &*t.process], of(t)?)));
+        out.add(def, values);
+    };
+    add(&defs::TARGET_CPU, |t| t.cpu_seconds);
+    add(&defs::TARGET_RESIDENT, |t| t.resident_bytes.map(|n| n as f64));
+    add(&defs::TARGET_SOCKETS, |t| t.open_sockets.map(|n| n as f64));
+    let gpus: Vec<_> = (named.iter())
+        .flat_map(|(pid, t)| t.gpus.iter().map(move |g| (pid, &t.process, g.gpu.to_string(), g)))
+        .collect();
+    let gpus = || gpus.iter().map(|(pid, process, gpu, g)| ([&***pid, &***process, &**gpu], g));
+    let memory = gpus().filter_map(|(labels, g)| Some((None, labels, g.memory_bytes? as f64)));
+    out.add(&defs::TARGET_GPU_MEMORY, memory);
+    let utilization = gpus().filter_map(|(labels, g)| Some((None, labels, g.utilization?)));
+    out.add(&defs::TARGET_GPU_UTILIZATION, utilization);
 }
 
 fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {

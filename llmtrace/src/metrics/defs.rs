@@ -62,6 +62,16 @@ defs! {
         "Events of streamed responses, with or without a token; comments do not count.";
     IN_FLIGHT: GAUGE "llm_requests_in_flight" true []
         "Requests that have begun and are not over. The model is not known yet and left empty.";
+    SLO: COUNTER "llm_slo_requests_total" true ["slo", "met"]
+        "Requests of models with an SLO, by whether they met it: the time to first token (ttft), the time per output token (tpot), the whole (e2e), or all of those that are set (all: goodput).";
+    COST: COUNTER "llm_cost_total" true ["type"]
+        "Cost of requests in the currency of llmtrace_cost_info, by what for: tokens, or a share of the time of the GPUs (gpu). What GPUs cost while nothing was in flight has empty base labels.";
+    REQUEST_COST: HISTOGRAM "llm_request_cost" true []
+        "Cost of a request, in the currency of llmtrace_cost_info.";
+    REPETITION: HISTOGRAM "llm_output_repetition_ratio" true []
+        "Streams only, with --quality: share of the output's sequences of four words that came before in the same answer, 0 to 1. Of answers with 20 such sequences or more.";
+    EMPTY: COUNTER "llm_empty_answers_total" true []
+        "Successful requests whose answer had no text and no call of a tool, of the APIs whose answers show it.";
 
     RECORDS: COUNTER "llmtrace_records_total" false ["layer", "reason"]
         "Records that passed a layer of the agent.";
@@ -72,7 +82,7 @@ defs! {
     INCOMPLETE: COUNTER "llmtrace_incomplete_exchanges_total" false ["reason"]
         "Exchanges that were not seen whole, by the first thing that was missing.";
     RESYNCS: COUNTER "llmtrace_parse_resyncs_total" false ["reason"]
-        "Times at which a direction of a connection could not be followed until its next message, or an event of a stream not be read whole.";
+        "Times at which a direction of a connection could not be followed until its next message, or an event of a stream not be read whole (event_too_long, bad_frame).";
     CONNECTIONS: GAUGE "llmtrace_connections" false []
         "Connections that are followed.";
     TARGETS: GAUGE "llmtrace_targets" false []
@@ -88,6 +98,20 @@ defs! {
         "Times at which the configuration file was read again, by result: ok, or failed, in which case the old one stayed.";
     RELOADED: GAUGE "llmtrace_config_last_reload_success_timestamp_seconds" false []
         "When the configuration in use was read, in seconds since the Unix epoch.";
+    SLO_TARGET: GAUGE "llmtrace_slo_target_seconds" false ["slo", "model"]
+        "Objectives of the configuration; model is the glob that it has.";
+    COST_INFO: GAUGE "llmtrace_cost_info" false ["currency"]
+        "1, with the currency of costs. Absent if no prices are configured.";
+    TARGET_CPU: COUNTER "llmtrace_target_cpu_seconds_total" false ["pid", "process"]
+        "User and system CPU time of a target process, in seconds.";
+    TARGET_RESIDENT: GAUGE "llmtrace_target_resident_memory_bytes" false ["pid", "process"]
+        "Resident memory of a target process, in bytes.";
+    TARGET_SOCKETS: GAUGE "llmtrace_target_open_sockets" false ["pid", "process"]
+        "Open sockets of a target process.";
+    TARGET_GPU_MEMORY: GAUGE "llmtrace_target_gpu_memory_bytes" false ["pid", "process", "gpu"]
+        "GPU memory that a target process holds, in bytes.";
+    TARGET_GPU_UTILIZATION: GAUGE "llmtrace_target_gpu_utilization_ratio" false ["pid", "process", "gpu"]
+        "Share of the time in which a target process had the GPU compute, 0 to 1.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

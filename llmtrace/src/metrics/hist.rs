@@ -112,6 +112,31 @@ pub(super) const GAP: &[Ns] = &[
 pub(super) const TOKENS: &[u64] =
     &[1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576];
 
+/// Cost of a request: thirds of powers of ten, in billionths of the currency.
+pub(super) const COST: &[u64] = &[
+    1_000,
+    3_000,
+    10_000,
+    30_000,
+    100_000,
+    300_000,
+    1_000_000,
+    3_000_000,
+    10_000_000,
+    30_000_000,
+    100_000_000,
+    300_000_000,
+    1_000_000_000,
+    3_000_000_000,
+    10_000_000_000,
+];
+pub(super) const NANO: f64 = 1e9;
+
+/// Shares, in ten thousandths.
+pub(super) const RATIO: &[u64] =
+    &[0, 100, 200, 500, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000, 7_000, 8_000, 9_000, 10_000];
+pub(super) const RATIO_UNIT: f64 = 1e4;
+
 /// Takes no memory of its own until something is observed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hist {
@@ -178,7 +203,7 @@ mod tests {
 
     #[test]
     fn bounds_ascend() {
-        for bounds in [FIRST, WHOLE, PER_TOKEN, GAP, TOKENS] {
+        for bounds in [FIRST, WHOLE, PER_TOKEN, GAP, TOKENS, COST, RATIO] {
             assert!(bounds.is_sorted_by(|a, b| a < b));
         }
         assert_eq!(TOKENS.last(), Some(&4u64.pow(10)));

@@ -159,6 +159,11 @@ impl Capped {
         known.unwrap_or(&self.none).clone()
     }
 
+    /// Forgets what is not in `used`.
+    pub(super) fn retain(&mut self, used: &HashSet<Arc<str>>) {
+        self.known.retain(|known| used.contains(known));
+    }
+
     pub(super) fn other(&self) -> Arc<str> {
         self.other.clone()
     }

@@ -11,27 +11,65 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+mod cost;
 mod defs;
 mod health;
 mod hist;
 pub mod labels;
+pub mod policy;
 mod process;
 mod series;
+mod slo;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::{Registry, TextEncoder};
+use prometheus::{Encoder, ProtobufEncoder, Registry, TextEncoder};
 
 use crate::llm::{Finished, Ns, Peer, Role};
 
 pub use health::Health;
+pub use policy::Policy;
 pub use series::MAX_SERIES;
 use series::State;
+pub use slo::Judged;
 
 /// Content type of [`Metrics::encode_text`].
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Content type of [`Metrics::encode_protobuf`].
+pub const PROTOBUF_FORMAT: &str =
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+
+/// What is thought of a request that is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Assessed {
+    pub slo: Judged,
+    /// In the currency of the policy; none if it has no price for the model.
+    pub cost: Option<f64>,
+}
+
+/// What a target process uses; none where it is not known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetUse {
+    pub pid: u32,
+    pub process: Arc<str>,
+    pub cpu_seconds: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub open_sockets: Option<u64>,
+    pub gpus: Vec<GpuUse>,
+}
+
+/// What a process uses of one GPU.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GpuUse {
+    /// Its index on this machine.
+    pub gpu: u32,
+    pub memory_bytes: Option<u64>,
+    /// Share of the time in which the process had it compute, since the last look: 0 to 1.
+    pub utilization: Option<f64>,
+}
 
 /// The agent's own counts, all of them since its start.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +116,6 @@ pub struct Metrics {
 
 #[derive(Debug)]
 struct Shared {
-    itl_bounds: Arc<[Ns]>,
     state: Mutex<State>,
 }
 
@@ -90,9 +127,8 @@ impl Shared {
 }
 
 impl Metrics {
-    /// The bounds of inter-token latencies, ascending, in nanoseconds: the exchanges' own.
-    pub fn new(itl_bounds: Arc<[Ns]>) -> Self {
-        let shared = Arc::new(Shared { itl_bounds, state: Mutex::new(State::new()) });
+    pub fn new(policy: Policy) -> Self {
+        let shared = Arc::new(Shared { state: Mutex::new(State::new(policy)) });
         let registry = Registry::new();
         let collector = collect::Collect::new(shared.clone());
         let registered = registry.register(Box::new(collector));
@@ -100,19 +136,39 @@ impl Metrics {
         Self { shared, registry }
     }
 
-    /// Bounds for [`Metrics::new`] and the exchanges unless there is a reason for others: SGLang's.
+    /// Judges by another policy from here on.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.lock().set_policy(policy);
+    }
+
+    /// Bounds of inter-token latencies for the exchanges, ascending, in nanoseconds.
+    pub fn gap_bounds(&self) -> Arc<[Ns]> {
+        self.shared.lock().policy.bounds.gap.clone()
+    }
+
+    /// Those of the default policy: SGLang's.
     pub fn itl_bounds() -> Arc<[Ns]> {
         hist::GAP.into()
     }
 
-    /// A request began.
-    pub fn started(&self, role: Role, server: &Arc<str>, endpoint: &'static str) {
-        *self.shared.lock().in_flight(role, server, endpoint) += 1;
+    /// Time passes; to be called now and then, as long as anybody looks at the metrics.
+    pub fn tick(&self, now: Ns) {
+        self.shared.lock().pass(now);
+    }
+
+    /// A request began at `t`.
+    pub fn started(&self, t: Ns, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.shared.lock().started(t, role, server, endpoint);
     }
 
     /// A request that began is over.
-    pub fn finished(&self, f: &Finished, peer: &Peer) {
-        self.shared.lock().finished(f, peer, &self.shared.itl_bounds);
+    pub fn finished(&self, f: &Finished, peer: &Peer) -> Assessed {
+        self.shared.lock().finished(f, peer)
+    }
+
+    /// Replaces what target processes use.
+    pub fn set_targets(&self, targets: Vec<TargetUse>) {
+        self.shared.lock().targets = targets.into();
     }
 
     /// Replaces the agent's own counts.
@@ -138,10 +194,21 @@ impl Metrics {
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         text
     }
+
+    /// Everything, as Prometheus' protocol buffers, each after its length.
+    pub fn encode_protobuf(&self) -> Vec<u8> {
+        // The encoder takes a family without a metric for a mistake.
+        let mut families = self.registry.gather();
+        families.retain(|family| !family.get_metric().is_empty());
+        let mut bytes = Vec::new();
+        let encoded = ProtobufEncoder::new().encode(&families, &mut bytes);
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+        bytes
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(Self::itl_bounds())
+        Self::new(Policy::default())
     }
 }

@@ -36,7 +36,7 @@ fn peer(server: &str) -> Peer {
 }
 
 fn tell(metrics: &Metrics, f: &Finished, peer: &Peer) {
-    metrics.started(f.role, &peer.server, f.endpoint);
+    metrics.started(f.start, f.role, &peer.server, f.endpoint);
     metrics.finished(f, peer);
 }
 
@@ -106,17 +106,38 @@ fn invented_models_and_servers_stay_bounded() {
     assert_eq!(sum(&text, "llm_requests_total", &[]), 20_000.0);
 }
 
-#[test]
-fn docs_name_every_metric() {
-    let docs = include_str!("../../../docs/metrics.md");
+/// The table of docs/metrics.md, made of the definitions.
+fn table() -> String {
+    let mut table =
+        "| Name | Type | Labels beside the base | Definition |\n|---|---|---|---|\n".to_owned();
     for def in defs::ALL {
-        assert!(docs.contains(&format!("| `{}` |", def.name)), "{} is not in the docs", def.name);
-        for label in def.labels {
-            assert!(docs.contains(&format!("`{label}`")), "{label} is not in the docs");
-        }
+        let labels: Vec<_> = def.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = match (labels.is_empty(), def.base) {
+            (true, true) => "-".to_owned(),
+            (true, false) => "- (no base labels)".to_owned(),
+            (false, true) => labels.join(", "),
+            (false, false) => format!("{} (no base labels)", labels.join(", ")),
+        };
+        let kind = format!("{:?}", def.kind).to_lowercase();
+        table += &format!("| `{}` | {kind} | {labels} | {} |\n", def.name, def.help);
     }
-    for line in docs.lines().filter(|l| l.starts_with("| `llm")) {
-        let name = line.split('`').nth(1).unwrap_or_default();
-        assert!(defs::ALL.iter().any(|d| d.name == name), "{name} is in the docs only");
+    table
+}
+
+#[test]
+fn docs_have_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let docs = std::fs::read_to_string(path).unwrap();
+    let (begin, end) = ("<!-- metrics: begin -->\n", "<!-- metrics: end -->");
+    let (before, rest) = docs.split_once(begin).unwrap();
+    let (found, after) = rest.split_once(end).unwrap();
+    if std::env::var_os("LLMTRACE_WRITE_DOCS").is_some() {
+        std::fs::write(path, format!("{before}{begin}{}{end}{after}", table())).unwrap();
+        return;
     }
+    assert_eq!(
+        found,
+        table(),
+        "docs/metrics.md: write the table with LLMTRACE_WRITE_DOCS=1 cargo test -p llmtrace docs_have"
+    );
 }

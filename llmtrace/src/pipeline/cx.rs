@@ -39,7 +39,7 @@ impl<K: Sink> Cx<'_, K> {
     pub fn started(&mut self, role: Role, known: &mut Option<Peer>, exchange: &Exchange) -> Peer {
         let peer = self.peer(role, known).clone();
         self.counts.started += 1;
-        self.sink.started(role, &peer.server, exchange.endpoint());
+        self.sink.started_at(exchange.started(), role, &peer.server, exchange.endpoint());
         peer
     }
 

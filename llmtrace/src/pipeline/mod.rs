@@ -65,6 +65,11 @@ pub trait Sink {
     /// An LLM request's head has come.
     fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str);
 
+    /// The same, for who asks when its first byte came.
+    fn started_at(&mut self, _t: Ns, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.started(role, server, endpoint);
+    }
+
     /// An exchange that was started is over. Called once for each, unless the pipeline stops.
     fn finished(&mut self, f: &Finished, peer: &Peer);
 
@@ -123,6 +128,11 @@ impl Pipeline {
             now: 0,
             next_late: 0,
         }
+    }
+
+    /// What is decided about exchanges that begin from here on.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     /// Takes one record, in ring order.

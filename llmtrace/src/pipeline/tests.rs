@@ -17,7 +17,7 @@ const MS: Ns = 1_000_000;
 const BODY: &str = r#"{"model":"m","stream":true}"#;
 
 fn settings() -> Settings {
-    Settings { itl_bounds: [MS, 10 * MS].into(), token_times: false }
+    Settings { itl_bounds: [MS, 10 * MS].into(), token_times: false, ..Settings::default() }
 }
 
 fn request() -> String {

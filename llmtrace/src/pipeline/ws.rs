@@ -132,9 +132,9 @@ impl<K: Sink> Teller<'_, '_, K> {
         let Shared { role, peer, .. } = &mut *self.shared;
         let peer: Peer = self.cx.peer(*role, peer).clone();
         match act {
-            Act::Started => {
+            Act::Started(t) => {
                 self.cx.counts.started += 1;
-                self.cx.sink.started(*role, &peer.server, self.endpoint);
+                self.cx.sink.started_at(t, *role, &peer.server, self.endpoint);
             }
             Act::Finished(finished) => {
                 self.cx.counts.finished += 1;

@@ -144,7 +144,11 @@ mod tests {
 
     #[test]
     fn at_the_end_of_time() {
-        let mut feed = Feed::new(Settings { itl_bounds: [1].into(), token_times: false });
+        let mut feed = Feed::new(Settings {
+            itl_bounds: [1].into(),
+            token_times: false,
+            ..Settings::default()
+        });
         for at in [1, Ns::MAX, 0, Ns::MAX] {
             let found = Found::Packet { link: Linktype(101), at, bytes: &[0; 4], original: 4 };
             feed.found(found, &mut Deaf);

@@ -28,7 +28,7 @@ use crate::{
     cli::{Form, ReplayArgs},
     export::RequestLog,
     live::Live,
-    llm::{Finished, Peer, Role, Settings},
+    llm::{Finished, Ns, Peer, Role, Settings},
     metrics::Metrics,
     pipeline::Sink,
     probe::clock::monotonic_ns,
@@ -56,15 +56,19 @@ struct Out {
 
 impl Sink for Out {
     fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str) {
-        self.metrics.started(role, server, endpoint);
+        self.started_at(0, role, server, endpoint);
+    }
+
+    fn started_at(&mut self, t: Ns, role: Role, server: &Arc<str>, endpoint: &'static str) {
+        self.metrics.started(t, role, server, endpoint);
     }
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
         self.exchanges += 1;
-        self.metrics.finished(f, peer);
+        let assessed = self.metrics.finished(f, peer);
         let result = match &mut self.print {
             Print::Table(table) => table.row(f, peer),
-            Print::Json(log) => log.write(f, peer),
+            Print::Json(log) => log.write(f, peer, &assessed),
             Print::Summary(summary) => {
                 summary.add(f, peer);
                 Ok(())
@@ -97,7 +101,7 @@ impl Hear for Out {
 
 /// `llmtrace replay`.
 pub fn run(args: &ReplayArgs) -> Result<()> {
-    let metrics = Metrics::new(Metrics::itl_bounds());
+    let metrics = Metrics::default();
     metrics.set_backend("replay");
     let endpoint = args.listen.map(|addr| Endpoint::start(addr, &metrics)).transpose()?;
     let stdout = BufWriter::new(io::stdout());
@@ -110,6 +114,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let settings = Settings {
         itl_bounds: Metrics::itl_bounds(),
         token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
+        ..Settings::default()
     };
     let mut feed = Feed::new(settings);
     let (input, size) = open(&args.file)?;

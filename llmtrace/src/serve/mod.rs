@@ -4,6 +4,7 @@
 //! nothing of what is traced.
 
 mod api;
+mod exposition;
 mod guard;
 mod thread;
 pub mod web;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -23,9 +24,10 @@ use tokio::sync::Semaphore;
 
 use crate::live::Live;
 use crate::llm::Ns;
-use crate::metrics::{Metrics, TEXT_FORMAT};
+use crate::metrics::Metrics;
 
 pub use api::everything;
+use exposition::Form;
 pub use thread::start;
 use web::Listener;
 
@@ -99,18 +101,16 @@ pub fn router(state: State) -> Router {
         .with_state(Inner::new(state))
 }
 
-async fn metrics(Shared(inner): Shared<Inner>) -> Response {
+async fn metrics(Shared(inner): Shared<Inner>, headers: HeaderMap) -> Response {
+    let form = Form::asked(&headers);
     let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
     let Ok(permit) = inner.scrapes.acquire_owned().await else { return unavailable() };
     // Thousands of series take long enough to be in the way of the drain.
-    let text = tokio::task::spawn_blocking(move || {
+    let response = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        inner.state.metrics.encode_text()
+        form.encode(&inner.state.metrics)
     });
-    match text.await {
-        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
-        Err(_) => unavailable(),
-    }
+    response.await.unwrap_or_else(|_| unavailable())
 }
 
 async fn healthz(Shared(inner): Shared<Inner>) -> (StatusCode, &'static str) {

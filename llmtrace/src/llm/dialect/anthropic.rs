@@ -14,6 +14,8 @@ const MESSAGE: Node = OWN + 1;
 const START_USAGE: Node = OWN + 2;
 const USAGE: Node = OWN + 3;
 const DELTA: Node = OWN + 4;
+const CONTENT: Node = OWN + 5;
+const BLOCK: Node = OWN + 6;
 
 pub struct Api;
 
@@ -48,7 +50,14 @@ impl Dialect for Api {
         (ROOT, "error", say::ERROR),
         (ROOT, "model", say::MODEL),
         (ROOT, "stop_reason", say::FINISH),
+        (ROOT, "content", CONTENT),
+        (CONTENT, "[]", BLOCK),
+        (BLOCK, "text", say::TEXT),
+        (BLOCK, "thinking", say::TEXT),
+        // Of a call.
+        (BLOCK, "name", say::TEXT),
     ];
+    const SHOWS_ANSWER: bool = true;
 
     fn event_end(name: &[u8], note: &mut Note<'_>) {
         let kind = note.kind.unwrap_or(name);

@@ -53,6 +53,7 @@ impl Dialect for Api {
         (ROOT, "promptFeedback", FEEDBACK),
         (FEEDBACK, "blockReason", BLOCKED),
     ];
+    const SHOWS_ANSWER: bool = true;
 
     fn say<'a>(node: Node, value: Value<'a>, note: &mut Note<'a>) {
         match (node, value) {

@@ -48,10 +48,12 @@ impl Dialect for Api {
         (ROOT, "choices", CHOICES),
         (CHOICES, "[]", say::CHOICE),
         (say::CHOICE, "finish_reason", say::FINISH),
+        (say::CHOICE, "text", say::TEXT),
         (ROOT, "usage", USAGE),
         (USAGE, "prompt_tokens", say::PROMPT),
         (USAGE, "completion_tokens", say::OUTPUT),
     ];
+    const SHOWS_ANSWER: bool = true;
 
     fn say<'a>(node: Node, value: Value<'a>, note: &mut Note<'a>) {
         if let (STOP_TYPE, Value::String(kind)) = (node, value)

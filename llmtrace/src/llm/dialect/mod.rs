@@ -89,6 +89,9 @@ trait Api {
     const REQUEST: Paths;
     const RESPONSE: Paths;
 
+    /// Whether `RESPONSE` finds every text and call of a response that is one text.
+    const SHOWS_ANSWER: bool = false;
+
     /// A value of a request at a node of the dialect's own.
     fn ask(_: Node, _: Value<'_>, _: &mut Shape<'_>) {}
 

@@ -13,6 +13,10 @@ pub struct Choice<'a> {
     pub count: Option<u32>,
     /// Why the choice ended, escapes and all.
     pub finish: Option<&'a [u8]>,
+    /// The text that the event adds, escapes and all; the last piece if it has several.
+    pub text: &'a [u8],
+    /// The text is all that there is so far.
+    pub text_so_far: bool,
 }
 
 /// What one event says besides its choices.
@@ -166,6 +170,9 @@ impl<'a> Note<'a> {
             (say::TIMED_OUTPUT, _) => &mut counts.timed_output,
             (say::TEXT, Value::String(text)) => {
                 self.choice.tokens |= !text.is_empty();
+                if !text.is_empty() {
+                    self.choice.text = text;
+                }
                 return;
             }
             (say::TOKENS, value) => {

@@ -38,4 +38,5 @@ impl Dialect for Api {
         (ROOT, "eval_count", say::OUTPUT),
         (ROOT, "error", say::ERROR),
     ];
+    const SHOWS_ANSWER: bool = true;
 }

@@ -146,6 +146,8 @@ pub struct Said {
     pub finish: Option<Box<str>>,
     /// The text came to its end.
     pub complete: bool,
+    /// Whether it has any text or call; none where the API does not show it.
+    pub answered: Option<bool>,
 }
 
 impl Whole {
@@ -161,6 +163,9 @@ impl Whole {
 
     fn read<A: Api>(&mut self, bytes: &[u8]) {
         let Self { scanner, counts, said, .. } = self;
+        if A::SHOWS_ANSWER {
+            said.answered.get_or_insert(false);
+        }
         scanner.push(bytes, |node, value: Value<'_>| {
             let mut note = Note { counts: *counts, ..Note::default() };
             if node < OWN {
@@ -170,6 +175,11 @@ impl Whole {
             }
             *counts = note.counts;
             said.error |= note.error;
+            if note.choice.tokens
+                && let Some(answered) = &mut said.answered
+            {
+                *answered = true;
+            }
             if let Some(model) = note.model {
                 said.model = Some(unescape(model, MAX_MODEL));
             }

@@ -34,7 +34,8 @@ pub enum From {
 #[derive(Debug)]
 pub enum Act {
     /// A response was asked for.
-    Started,
+    /// At this time.
+    Started(Ns),
     Finished(Box<Finished>),
 }
 
@@ -243,7 +244,7 @@ impl Session {
             (From::Server, _) if said.holed => self.lose_all(t, on),
             (From::Client, Kind::Create) if !self.deaf && self.open() < MAX_RESPONSES => {
                 self.asked.push_back(self.start(started, role, settings));
-                on(Act::Started);
+                on(Act::Started(started));
             }
             (From::Server, Kind::Session) => self.model = said.model.or(self.model.take()),
             (From::Server, Kind::Committed) => self.committed = Some(t),
@@ -257,7 +258,7 @@ impl Session {
                         if self.missed || self.blind {
                             exchange.lost(t);
                         }
-                        on(Act::Started);
+                        on(Act::Started(t0));
                         exchange
                     }
                 };

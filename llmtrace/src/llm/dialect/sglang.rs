@@ -50,6 +50,7 @@ impl Dialect for Api {
         match (node, value) {
             (TEXT, Value::String(text)) if !text.is_empty() => {
                 (note.choice.tokens, note.cumulative) = (true, true);
+                (note.choice.text, note.choice.text_so_far) = (text, true);
             }
             // Without a tokenizer in the server, ids are all that there is.
             (TEXT, Value::Container) => {

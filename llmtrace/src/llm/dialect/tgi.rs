@@ -9,6 +9,7 @@ const TOKEN: Node = OWN;
 const GENERATED: Node = OWN + 1;
 const DETAILS: Node = OWN + 2;
 const ITEM: Node = OWN + 3;
+const TEXT: Node = OWN + 4;
 
 pub struct Api;
 
@@ -16,6 +17,7 @@ impl Dialect for Api {
     const REQUEST: Paths = &[];
     const RESPONSE: Paths = &[
         (ROOT, "token", TOKEN),
+        (TOKEN, "text", TEXT),
         (ROOT, "generated_text", GENERATED),
         (ROOT, "details", DETAILS),
         (DETAILS, "finish_reason", say::FINISH),
@@ -33,6 +35,7 @@ impl Dialect for Api {
                 note.choice.tokens = true;
                 note.choice.count = Some(1);
             }
+            (TEXT, Value::String(text)) => note.choice.text = text,
             (GENERATED, Value::String(_)) => note.done = true,
             _ => {}
         }

@@ -7,7 +7,8 @@ use crate::llm::TokenSource;
 const ASK: &str = r#"{"messages":[{"role":"user","content":"x"}],"model":"asked","stream":true}"#;
 
 fn start(path: &str, body: &str) -> Exchange {
-    let settings = Settings { itl_bounds: Arc::new([10, 20, 40]), token_times: true };
+    let settings =
+        Settings { itl_bounds: Arc::new([10, 20, 40]), token_times: true, ..Settings::default() };
     let bytes = format!(
         "POST {path} HTTP/1.1\r\nuser-agent: test\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -312,7 +313,8 @@ fn routes() {
 
 #[test]
 fn a_path_that_proves_nothing() {
-    let settings = Settings { itl_bounds: Arc::new([10]), token_times: false };
+    let settings =
+        Settings { itl_bounds: Arc::new([10]), token_times: false, ..Settings::default() };
     let begin = |kind: &str, path: &str| {
         let text = format!("POST {path} HTTP/1.1\r\ncontent-type: {kind}\r\n\r\n");
         let (head, _) = crate::http::head::request(text.as_bytes()).unwrap().unwrap();

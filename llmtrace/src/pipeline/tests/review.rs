@@ -30,7 +30,8 @@ fn token() -> Vec<u8> {
 }
 impl Rig {
     fn new() -> Self {
-        let s = Settings { itl_bounds: Arc::new([1000]), token_times: false };
+        let s =
+            Settings { itl_bounds: Arc::new([1000]), token_times: false, ..Settings::default() };
         Self { p: Pipeline::new(s), got: Got::default(), pos: [0; 2] }
     }
     fn data(&mut self, d: Direction, enter: u64, exit: u64, b: &[u8]) {

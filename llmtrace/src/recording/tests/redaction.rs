@@ -116,7 +116,8 @@ fn record<'a>(of: &'a (Direction, u32, u64, Vec<u8>), first: u64) -> Record<'a> 
 /// Redacted, what came out of it, and what a pipeline finds before and after.
 fn redact(records: &[(Direction, u32, u64, Vec<u8>)]) -> (Vec<u8>, Vec<String>, Vec<String>) {
     let first = records.iter().map(|r| r.2).min().unwrap_or(0);
-    let settings = Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true };
+    let settings =
+        Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true, ..Settings::default() };
     let (mut before, mut after) = (Pipeline::new(settings.clone()), Pipeline::new(settings));
     let (mut log_before, mut log_after) = (Log::default(), Log::default());
     let (mut redactor, mut out, mut order) = (Redactor::default(), Vec::new(), Vec::new());

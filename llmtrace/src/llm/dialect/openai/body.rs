@@ -14,6 +14,8 @@ const PROMPT_DETAILS: Node = OWN + 2;
 const OUTPUT_DETAILS: Node = OWN + 3;
 const CHOICES: Node = OWN + 4;
 const TIMINGS: Node = OWN + 5;
+const MESSAGE: Node = OWN + 6;
+const CALLS: Node = OWN + 7;
 
 pub struct Api;
 
@@ -43,12 +45,22 @@ impl Dialect for Api {
         (ROOT, "choices", CHOICES),
         (CHOICES, "[]", say::CHOICE),
         (say::CHOICE, "finish_reason", say::FINISH),
+        (say::CHOICE, "text", say::TEXT),
+        (say::CHOICE, "message", MESSAGE),
+        (MESSAGE, "content", say::TEXT),
+        (MESSAGE, "reasoning_content", say::TEXT),
+        (MESSAGE, "reasoning", say::TEXT),
+        (MESSAGE, "refusal", say::TEXT),
+        (MESSAGE, "tool_calls", CALLS),
+        (CALLS, "[]", say::TOKENS),
+        (MESSAGE, "function_call", say::TOKENS),
         // llama.cpp's own figures, where it was not asked for the usage.
         (ROOT, "timings", TIMINGS),
         (TIMINGS, "prompt_n", say::TIMED_FRESH),
         (TIMINGS, "cache_n", say::TIMED_CACHED),
         (TIMINGS, "predicted_n", say::TIMED_OUTPUT),
     ];
+    const SHOWS_ANSWER: bool = true;
 
     fn say<'a>(node: Node, value: Value<'a>, note: &mut Note<'a>) {
         if node == OBJECT {

@@ -77,7 +77,7 @@ impl Decoder {
 
     /// What an event says that is like the last plain one: one choice, and nothing else.
     #[inline]
-    pub fn plain(&self, data: &[u8]) -> Option<Choice<'static>> {
+    pub fn plain<'a>(&self, data: &'a [u8]) -> Option<Choice<'a>> {
         let (start, end) = (self.before_len, data.len().checked_sub(self.after_len)?);
         let alike = start > 0
             && start <= end
@@ -87,7 +87,8 @@ impl Decoder {
             return None;
         }
         let Self { index, count, .. } = *self;
-        Some(Choice { index, tokens: end > start, count, finish: None })
+        let text = &data[start..end];
+        Some(Choice { index, tokens: end > start, count, text, ..Choice::default() })
     }
 
     /// Reads any other event.
@@ -177,8 +178,8 @@ fn choices<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, on_choice: &mut impl 
         let mut choice = Choice::default();
         while let Some(key) = cursor.key() {
             match key {
-                b"delta" => choice.tokens |= delta(cursor, notes),
-                b"text" => choice.tokens |= text(cursor, notes),
+                b"delta" => delta(cursor, notes, &mut choice),
+                b"text" => text(cursor, notes, &mut choice),
                 b"index" => {
                     let index = cursor.number().unwrap_or(0);
                     choice.index = u32::try_from(index).unwrap_or(u32::MAX);
@@ -198,29 +199,27 @@ fn choices<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, on_choice: &mut impl 
     }
 }
 
-/// Whether a string comes next that is not empty.
+/// A string: if it is not empty, the choice bears tokens.
 #[inline]
-fn text(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
-    let Some(text) = cursor.string().filter(|text| !text.is_empty()) else { return false };
+fn text<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, choice: &mut Choice<'a>) {
+    let Some(text) = cursor.string().filter(|text| !text.is_empty()) else { return };
     notes.texts += 1;
     // The closing quote is behind.
     notes.end = cursor.at() - 1;
     notes.start = notes.end - text.len();
-    true
+    (choice.tokens, choice.text) = (true, text);
 }
 
-/// Whether a delta bears tokens.
 #[inline]
-fn delta(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
+fn delta<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, choice: &mut Choice<'a>) {
     if !cursor.object() {
         cursor.skip();
-        return false;
+        return;
     }
-    let mut tokens = false;
     while let Some(key) = cursor.key() {
         match key {
             b"content" | b"reasoning_content" | b"reasoning" | b"refusal" => {
-                tokens |= text(cursor, notes);
+                text(cursor, notes, choice);
             }
             b"tool_calls" => {
                 if !cursor.array() {
@@ -228,44 +227,39 @@ fn delta(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
                     continue;
                 }
                 while cursor.item() {
-                    tokens |= tool_call(cursor, notes);
+                    tool_call(cursor, notes, choice);
                 }
             }
-            b"function_call" => tokens |= function(cursor, notes),
+            b"function_call" => function(cursor, notes, choice),
             _ => cursor.skip(),
         }
     }
-    tokens
 }
 
-fn tool_call(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
-    let mut tokens = false;
+fn tool_call<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, choice: &mut Choice<'a>) {
     if !cursor.object() {
         cursor.skip();
-        return false;
+        return;
     }
     while let Some(key) = cursor.key() {
         match key {
-            b"function" => tokens |= function(cursor, notes),
+            b"function" => function(cursor, notes, choice),
             _ => cursor.skip(),
         }
     }
-    tokens
 }
 
-fn function(cursor: &mut Cursor<'_>, notes: &mut Notes) -> bool {
-    let mut tokens = false;
+fn function<'a>(cursor: &mut Cursor<'a>, notes: &mut Notes, choice: &mut Choice<'a>) {
     if !cursor.object() {
         cursor.skip();
-        return false;
+        return;
     }
     while let Some(key) = cursor.key() {
         match key {
-            b"name" | b"arguments" => tokens |= text(cursor, notes),
+            b"name" | b"arguments" => text(cursor, notes, choice),
             _ => cursor.skip(),
         }
     }
-    tokens
 }
 
 fn usage(cursor: &mut Cursor<'_>) -> Option<Usage> {

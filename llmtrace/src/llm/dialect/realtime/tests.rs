@@ -33,13 +33,14 @@ impl Bench {
     }
 
     fn say(&mut self, from: From, text: &str) {
-        let settings = Settings { itl_bounds: [10].into(), token_times: true };
+        let settings =
+            Settings { itl_bounds: [10].into(), token_times: true, ..Settings::default() };
         self.t += 10;
         self.session.begin(from, self.t);
         text.as_bytes().chunks(7).for_each(|piece| self.session.data(from, piece));
         let Self { session, started, finished, .. } = self;
         session.end(from, self.t + 5, Role::Server, &settings, |act| match act {
-            Act::Started => *started += 1,
+            Act::Started(_) => *started += 1,
             Act::Finished(f) => finished.push(*f),
         });
     }
@@ -132,7 +133,7 @@ fn several_at_once_and_the_end_of_the_session() {
         |e| e.client_left(t),
         |act| match act {
             Act::Finished(f) => finished.push(*f),
-            Act::Started => panic!(),
+            Act::Started(_) => panic!(),
         },
     );
     let outcomes: Vec<_> = b.finished[1..].iter().map(|f| f.outcome).collect();
@@ -148,7 +149,7 @@ fn several_at_once_and_the_end_of_the_session() {
 fn what_was_missed_is_not_guessed() {
     let mut b = Bench::new();
     // A message with a hole may have asked for the next response, but not for the one after.
-    let settings = Settings { itl_bounds: [10].into(), token_times: false };
+    let settings = Settings { itl_bounds: [10].into(), token_times: false, ..Settings::default() };
     b.session.begin(From::Client, b.t);
     b.session.hole(From::Client);
     b.session.end(From::Client, b.t, Role::Server, &settings, |_| panic!("nothing is known"));
@@ -170,7 +171,7 @@ fn what_was_missed_is_not_guessed() {
     let finished = &mut b.finished;
     b.session.lost(From::Server, b.t, |act| match act {
         Act::Finished(f) => finished.push(*f),
-        Act::Started => panic!(),
+        Act::Started(_) => panic!(),
     });
     assert_eq!((b.finished.len(), b.finished[4].outcome), (5, Outcome::Incomplete));
     // Nor is anything begun whose end would not be seen.
