@@ -1,5 +1,5 @@
 //! What the end-to-end tests start besides the agent: pinned Python and Node packages, nginx, and a
-//! tiny model for llama.cpp. All of it lives under target/ except nginx and the programs for TLS.
+//! tiny model for llama.cpp. All of it lives under target/ except what is a Debian package.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub fn ensure() -> Result<()> {
     nginx()?;
     tls()?;
     captures()?;
+    browser()?;
     model()
 }
 
@@ -190,6 +191,17 @@ fn captures() -> Result<()> {
         bail!("the end-to-end tests need {}: install it, then run this again", missing.join(", "));
     }
     apt::ensure(&["tshark", "tcpdump"], "recordings are checked against them")
+}
+
+/// What looks at the agent's live page.
+fn browser() -> Result<()> {
+    if on_path("chromium").is_some() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the end-to-end tests need chromium: install it, then run this again");
+    }
+    apt::ensure(&["chromium"], "the live page is looked at in it")
 }
 
 fn model() -> Result<()> {

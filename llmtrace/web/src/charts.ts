@@ -5,11 +5,17 @@ import "uplot/dist/uPlot.min.css";
 
 import type { Metric } from "./api";
 import { make, need, setText } from "./dom";
-import { NONE, clock, number, time } from "./format";
-import type { Store } from "./store";
+import { NONE, clock, number, tick, time } from "./format";
+import { SECONDS, type Store } from "./store";
 
 interface Line { metric: Metric; label: string; colour: string; fill?: boolean }
-interface Chart { title: string; lines: Line[]; text: (n: number | null) => string; least: number }
+interface Chart {
+  title: string;
+  lines: Line[];
+  text: (n: number | null) => string;
+  /** The axis ends no lower than here; of times, which are on a logarithmic axis, none. */
+  least?: number;
+}
 
 const QUANTILES = (of: "ttft" | "itl" | "e2e"): Line[] => [
   { metric: `${of}_p99`, label: "p99", colour: "--second" },
@@ -39,12 +45,35 @@ const CHARTS: Chart[] = [
     text: number,
     least: 4,
   },
-  { title: "Time to first token", lines: QUANTILES("ttft"), text: time, least: 0.001 },
-  { title: "Inter-token latency", lines: QUANTILES("itl"), text: time, least: 0.001 },
-  { title: "Duration", lines: QUANTILES("e2e"), text: time, least: 0.001 },
+  { title: "Time to first token", lines: QUANTILES("ttft"), text: time },
+  { title: "Inter-token latency", lines: QUANTILES("itl"), text: time },
+  { title: "Duration", lines: QUANTILES("e2e"), text: time },
 ];
 
 const HEIGHT = 150;
+/** Least seconds from left to right. */
+const LEAST_SPAN = 60;
+
+/** A range of a logarithmic axis that is never less than one decade. */
+function decades(_: uPlot, min: number | null, max: number | null): [number, number] {
+  if (!min || !max) return [0.001, 1];
+  const [low, high] = [min / 1.3, max * 1.3];
+  const middle = Math.sqrt(low * high);
+  return high / low >= 10 ? [low, high] : [middle / Math.sqrt(10), middle * Math.sqrt(10)];
+}
+
+/** 1, 2 and 5 of each decade, or 1 alone of many. */
+function steps(min: number, max: number): number[] {
+  const of = max / min > 200 ? [1] : max / min > 40 ? [1, 3] : [1, 2, 5];
+  const all: number[] = [];
+  for (let e = Math.floor(Math.log10(min)); e <= Math.log10(max); e++) {
+    for (const n of of) {
+      const step = Number(`${n}e${e}`);
+      if (step >= min && step <= max) all.push(step);
+    }
+  }
+  return all;
+}
 
 class Plot {
   readonly box = make("figure", "chart");
@@ -55,6 +84,7 @@ class Plot {
   #when = make("span", "when");
   #data: (number | null)[][] = [];
   #at: number | null = null;
+  #span = SECONDS;
 
   constructor(chart: Chart) {
     this.#chart = chart;
@@ -91,10 +121,13 @@ class Plot {
       {
         width: Math.max(this.#holder.clientWidth, 200),
         height: HEIGHT,
-        padding: [8, 4, 0, 0],
+        padding: [8, 18, 0, 0],
         legend: { show: false },
         cursor: { sync: { key: "page" }, y: false, points: { size: 6 }, drag: { x: false, y: false } },
-        scales: { y: { range: (_, _min, max) => [0, Math.max(max * 1.1, least)] } },
+        scales: {
+          x: { range: () => [(this.#data[0]?.at(-1) ?? 0) - this.#span, this.#data[0]?.at(-1) ?? 0] },
+          y: least === undefined ? { distr: 3, range: decades } : { range: (_, _min, max) => [0, Math.max(max * 1.1, least)] },
+        },
         axes: [
           {
             stroke: colour("--quiet"),
@@ -112,7 +145,10 @@ class Plot {
             ticks: { show: false },
             size: 54,
             space: 34,
-            values: (_, splits) => splits.map((n) => (n === 0 ? "0" : text(n))),
+            ...(least === undefined
+              ? { splits: (_: uPlot, _axis: number, min: number, max: number) => steps(min, max), filter: (_: uPlot, splits: number[]) => splits }
+              : {}),
+            values: (_, splits) => splits.map((n) => (n === 0 ? "0" : tick(text(n)))),
           },
         ],
         series: [
@@ -143,6 +179,8 @@ class Plot {
   show(store: Store, key: string): void {
     const columns = this.#chart.lines.map((line) => store.column(key, line.metric));
     this.#data = [store.times, ...columns];
+    // An agent that has just begun has no ten minutes to show.
+    this.#span = Math.max(LEAST_SPAN, store.known) - 1;
     if (this.#plot) this.#plot.setData(this.#data as uPlot.AlignedData);
     else this.draw();
     this.#tell();

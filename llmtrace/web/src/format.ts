@@ -36,6 +36,9 @@ const pad = (n: number): string => String(Math.floor(n)).padStart(2, "0");
 
 export const time = (seconds: number | null | undefined): string => duration(seconds).join(" ").trim();
 
+/** As short as it is exact: for axes. */
+export const tick = (text: string): string => text.replace(/\.0+(?=\D|$)/, "").replace(/(\.\d*?)0+(?=\D|$)/, "$1");
+
 export function percent(ratio: number | null | undefined): string {
   if (ratio === null || ratio === undefined) return NONE;
   if (ratio === 0) return "0 %";

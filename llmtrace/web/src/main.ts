@@ -14,8 +14,8 @@ import { Tiles } from "./tiles";
 const EVERY = 1000;
 /** The agent is given so long to answer, in milliseconds. */
 const PATIENCE = 10_000;
-const MOST_ENDED = 12;
-const MOST_STREAMS = 20;
+const MOST_ENDED = 10;
+const MOST_STREAMS = 12;
 const WINDOWS = [["1s", "1 s"], ["10s", "10 s"], ["60s", "1 min"], ["600s", "10 min"]] as const;
 
 const store = new Store();
@@ -28,7 +28,9 @@ let roles = "";
 let chosen: string | null = null;
 let filter = "";
 let last: Summary | undefined;
+/** When the last answer came, and when it was asked for. */
 let answered = 0;
+let asked = 0;
 
 const choose = (key: string | null): void => {
   chosen = key;
@@ -85,7 +87,9 @@ function show(): void {
 
   const matches = (k: { role: Role; server: string; model: string }): boolean =>
     k.role === end && (filter === "" || `${k.server} ${k.model}`.toLowerCase().includes(filter));
-  serverTable.show(s.servers.filter(matches));
+  // A series without a name is that of requests whose model is not known yet: soon it is another.
+  const named = (t: Total): boolean => t.model !== "" || t.in_flight > 0 || Object.values(t.windows).some((r) => r.requests > 0);
+  serverTable.show(s.servers.filter((t) => matches(t) && named(t)));
   const inFocus = (k: Total | Summary["streams"][number] | Summary["ended"][number]): boolean =>
     matches(k) && (!focused || keyOf(k) === chosen);
   const running = s.streams.filter(inFocus);
@@ -113,10 +117,11 @@ function tellState(error?: unknown): void {
 }
 
 async function look(): Promise<void> {
+  const begin = Date.now();
   try {
-    const s = await summary(store.missing((Date.now() - answered) / 1000), AbortSignal.timeout(PATIENCE));
+    const s = await summary(store.missing((begin - asked) / 1000), AbortSignal.timeout(PATIENCE));
     last = s;
-    answered = Date.now();
+    [asked, answered] = [begin, Date.now()];
     store.add(s.history);
     show();
     tellState();

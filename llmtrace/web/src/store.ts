@@ -24,9 +24,14 @@ export class Store {
     return Array.from({ length: SECONDS }, (_, i) => this.#end - SECONDS + i);
   }
 
-  /** How many seconds have to be asked for to have all of them, if the last answer came so long ago. */
+  /** How many of the last seconds are known. */
+  get known(): number {
+    return Math.min(SECONDS, Math.max(0, this.#end - this.#first));
+  }
+
+  /** How many seconds have to be asked for to have all of them, if the last were asked for so long ago. */
   missing(since: number): number {
-    return this.#end === 0 ? SECONDS : Math.min(SECONDS, Math.ceil(since) + 3);
+    return this.#end === 0 ? SECONDS : Math.min(SECONDS, Math.ceil(since) + 4);
   }
 
   clear(): void {
@@ -40,7 +45,11 @@ export class Store {
     const start = Math.round(history.start);
     const end = start + history.seconds;
     const shift = this.#end === 0 ? SECONDS : end - this.#end;
-    if (shift < 0 || start > this.#end) this.clear();
+    if (this.#end !== 0 && (shift < 0 || start > this.#end)) {
+      // Seconds between were not asked for, or it is another agent: everything is, next time.
+      this.clear();
+      return;
+    }
     this.#first = Math.min(this.#first, start);
     for (const columns of this.#series.values()) {
       for (const metric of METRICS) {
@@ -64,8 +73,7 @@ export class Store {
     if (!columns) {
       columns = empty();
       // It was idle before.
-      const known = Math.min(SECONDS, this.#end - this.#first);
-      for (const metric of METRICS) columns[metric].fill(nothing(metric), SECONDS - known);
+      for (const metric of METRICS) columns[metric].fill(nothing(metric), SECONDS - this.known);
       this.#series.set(key, columns);
     }
     for (const metric of METRICS) {

@@ -10,6 +10,8 @@ export interface Column<T> {
   text: (row: T) => string;
   numeric?: boolean;
   level?: (row: T) => "" | "warn" | "bad";
+  /** What the title is short for. */
+  hint?: string;
   /** Left out on narrow screens. */
   wide?: boolean;
 }
@@ -44,6 +46,7 @@ export class Table<T> {
     const ths = options.columns.map((column) => {
       const th = make("th", this.#class(column));
       th.scope = "col";
+      if (column.hint) th.title = column.hint;
       if (options.sortable) {
         const button = make("button", "", column.title);
         button.type = "button";

@@ -16,8 +16,6 @@ interface Tile {
   level?: (r: Rates) => "" | "warn" | "bad";
 }
 
-const share = (n: number, of: number): string => (of > 0 ? percent(n / of) : NONE);
-
 const TILES: Tile[] = [
   {
     id: "rps",
@@ -77,7 +75,7 @@ const TILES: Tile[] = [
     label: "Client aborts",
     value: (r) => [number(r.aborts), ""],
     raw: (r) => r.aborts,
-    more: (r) => `${share(r.aborts, r.requests)}, ${number(r.wasted_tokens)} tokens wasted`,
+    more: (r) => `${number(r.wasted_tokens)} tokens wasted`,
     level: (r) => (r.aborts > 0.1 * r.requests ? "warn" : ""),
   },
 ];
