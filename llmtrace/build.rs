@@ -1,5 +1,6 @@
 //! Compiles the kernel programs (llmtrace-ebpf) with their own toolchain and puts the object at
-//! `$OUT_DIR/llmtrace.bpf.o`, from where `probe::object` embeds it.
+//! `$OUT_DIR/llmtrace.bpf.o`, from where `probe::object` embeds it. The live page, if `cargo xtask
+//! build` has made it, goes into `$OUT_DIR/page.rs` for `serve::page`.
 
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
@@ -17,6 +18,7 @@ fn main() {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let root = manifest.parent().expect("the crate is a folder of the workspace");
 
+    page(&manifest.join("web/dist"), &out);
     for path in
         ["llmtrace-ebpf", "llmtrace-common", "xtask/src/toolchain.rs", "Cargo.toml", "Cargo.lock"]
     {
@@ -47,6 +49,25 @@ fn main() {
 
     let built = target_dir.join(toolchain::TARGET).join("release/llmtrace-ebpf");
     copy(&built, &out.join("llmtrace.bpf.o"));
+}
+
+/// Lists the files of the live page; without Node there are none.
+fn page(dist: &Path, out: &Path) {
+    println!("cargo::rerun-if-changed={}", dist.display());
+    let mut list = String::from("const FILES: &[(&str, &[u8])] = &[\n");
+    if dist.join("index.html").exists() {
+        for name in ["index.html", "app.css", "app.js"] {
+            copy(&dist.join(name), &out.join(name));
+            list += &format!(
+                "    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\"))),\n"
+            );
+        }
+    }
+    list += "];\n";
+    if let Err(error) = fs::write(out.join("page.rs"), list) {
+        println!("cargo::error=cannot write {}: {error}", out.join("page.rs").display());
+        exit(1);
+    }
 }
 
 fn find(root: &Path) -> Result<Toolchain, String> {

@@ -69,6 +69,20 @@ pub fn model() -> PathBuf {
     existing(environment().join("model/tiny.gguf"), "the model")
 }
 
+/// The Node packages of `fixtures/package.json`.
+#[track_caller]
+pub fn node_modules() -> PathBuf {
+    existing(environment().join("node/node_modules"), "the Node packages")
+}
+
+/// The browser that looks at the live page.
+#[track_caller]
+pub fn chromium() -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut all = env::split_paths(&path).map(|dir| dir.join("chromium"));
+    existing(all.find(|p| p.exists()).unwrap_or("/usr/bin/chromium".into()), "chromium")
+}
+
 /// A file of `fixtures/apps`.
 #[track_caller]
 pub fn app(name: &str) -> PathBuf {

@@ -1,10 +1,10 @@
-//! `cargo xtask build`: the kernel object and the workspace.
+//! `cargo xtask build`: the live page, the kernel object and the workspace.
 
 use anyhow::Result;
 
-use crate::{setup, sh};
+use crate::{page, setup, sh};
 
-/// Builds the kernel object and the workspace, after `setup`.
+/// Builds the live page (where there is Node), the kernel object and the workspace, after `setup`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask build --release")]
 pub struct Args {
@@ -15,6 +15,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     setup::kernel_toolchain()?;
+    page::build()?;
     // llmtrace/build.rs compiles the kernel object, so the workspace build is all there is to do.
     let mut cargo = sh::cargo();
     cargo.args(["build", "--workspace", "--exclude", "llmtrace-ebpf"]);

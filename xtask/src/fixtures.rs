@@ -1,5 +1,5 @@
 //! What the end-to-end tests start besides the agent: pinned Python and Node packages, nginx, and a
-//! tiny model for llama.cpp. All of it lives under target/ except nginx and the programs for TLS.
+//! tiny model for llama.cpp. All of it lives under target/ except what is a Debian package.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ pub fn ensure() -> Result<()> {
     captures()?;
     tmux()?;
     systemd()?;
+    browser()?;
     model()
 }
 
@@ -214,6 +215,17 @@ fn systemd() -> Result<()> {
         bail!("the tests of the systemd unit need systemd-analyze: install systemd");
     }
     apt::ensure(&["systemd"], "the unit is checked by it")
+}
+
+/// What looks at the agent's live page.
+fn browser() -> Result<()> {
+    if on_path("chromium").is_some() {
+        return Ok(());
+    }
+    if !apt::available() {
+        bail!("the end-to-end tests need chromium: install it, then run this again");
+    }
+    apt::ensure(&["chromium"], "the live page is looked at in it")
 }
 
 fn model() -> Result<()> {

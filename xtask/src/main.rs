@@ -8,6 +8,7 @@ mod demo;
 mod fixtures;
 mod flow;
 mod lint;
+mod page;
 mod setup;
 mod sh;
 mod test;

@@ -84,7 +84,7 @@ impl Live {
         history::history(&snapshot, now, self.wall_offset, seconds)
     }
 
-    /// The requests that run.
+    /// The requests that run, as of the last look: half a second ago, unless the agent is late.
     pub fn streams(&self, now: Ns) -> Streams {
         let look = lock(&self.shared).streams.clone();
         streams::streams(&look, now)

@@ -24,14 +24,15 @@ pub struct Quantiles {
     pub p99: f64,
 }
 
-fn histogram() -> Histogram<u64> {
+/// Counts saturate: they are of ten minutes at the most.
+fn histogram() -> Histogram<u32> {
     // The bounds are constants that the crate accepts: the test `bounds` has them.
     Histogram::new_with_bounds(1, MAX_VALUE, DIGITS).expect("constant bounds")
 }
 
 /// Knows the buckets.
 #[derive(Debug)]
-pub(super) struct Scale(Histogram<u64>);
+pub(super) struct Scale(Histogram<u32>);
 
 impl Default for Scale {
     fn default() -> Self {
@@ -122,6 +123,7 @@ impl Closed<'_> {
             value += self.take();
             let count = self.take();
             merged.count = merged.count.saturating_add(count);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
             merged.histogram.saturating_record_n(value, count);
         }
     }
@@ -130,7 +132,7 @@ impl Closed<'_> {
 /// Several of them together.
 #[derive(Debug)]
 pub(super) struct Merged {
-    histogram: Histogram<u64>,
+    histogram: Histogram<u32>,
     count: u64,
     sum: u64,
 }

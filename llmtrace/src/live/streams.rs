@@ -5,11 +5,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::names::Key;
-use super::seconds;
+use super::{SECOND, seconds};
 use crate::llm::Ns;
 
 /// Most running requests that are listed; more are only counted.
 pub const MAX_STREAMS: usize = 4_096;
+
+/// Longest time without a token that is nothing special.
+const STALL: Ns = SECOND;
 
 /// A running request as it was at the last look.
 #[derive(Clone, Debug)]
@@ -40,12 +43,12 @@ pub(super) struct Look {
 pub struct Streams {
     /// How many run; at most [`MAX_STREAMS`] are listed.
     pub running: u64,
-    /// The longest stall first, then those that wait for their first token, the oldest first.
+    /// Those without a token for a second or more first, the longest such time first; then the oldest.
     pub streams: Vec<Stream>,
 }
 
 /// A running request. Times are in seconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Stream {
     #[serde(flatten)]
     pub key: Arc<Key>,
@@ -59,7 +62,10 @@ pub struct Stream {
     pub stream: bool,
     /// None before the response.
     pub status: Option<u16>,
-    /// Since the first byte of the request.
+    /// First byte of the request.
+    #[serde(rename = "start_ns")]
+    pub start: Ns,
+    /// Since then.
     pub age: f64,
     pub ttft: Option<f64>,
     /// Output tokens so far.
@@ -70,10 +76,23 @@ pub struct Stream {
     pub stall: Option<f64>,
 }
 
+impl Seen {
+    /// Since its last token or, before the first, its begin.
+    fn silent(&self, at: Ns) -> Ns {
+        at.saturating_sub(self.last_token.unwrap_or(self.start))
+    }
+}
+
+/// As of the look: what came since is not known yet. Of an agent that does not look any more, as of
+/// `now`.
 pub(super) fn streams(look: &Look, now: Ns) -> Streams {
-    let since = |t: Ns| seconds(now.saturating_sub(t));
+    let at = if now.saturating_sub(look.at) > 2 * SECOND { now } else { look.at };
+    let since = |t: Ns| seconds(at.saturating_sub(t));
     let mut order: Vec<&Seen> = look.seen.iter().collect();
-    order.sort_by_key(|s| (s.last_token.is_none(), s.last_token, s.start));
+    order.sort_by_cached_key(|s| {
+        let silent = s.silent(at);
+        (std::cmp::Reverse(if silent >= STALL { silent } else { 0 }), s.start)
+    });
     let stream = |s: &Seen| Stream {
         key: s.key.clone(),
         endpoint: s.endpoint,
@@ -82,13 +101,13 @@ pub(super) fn streams(look: &Look, now: Ns) -> Streams {
         tls: s.tls,
         stream: s.stream,
         status: s.status,
+        start: s.start,
         age: since(s.start),
         ttft: s.first_token.map(|t| seconds(t.saturating_sub(s.start))),
         tokens: s.tokens,
-        // Up to the look, as later tokens are not counted yet.
         tokens_per_second: s
             .first_token
-            .map(|t| seconds(look.at.saturating_sub(t)))
+            .map(since)
             .filter(|time| *time > 0.0)
             .map(|time| s.tokens as f64 / time),
         stall: s.last_token.map(since),

@@ -95,7 +95,11 @@ impl Sum {
         self.merged.get(sketch)?.quantile(q)
     }
 
-    fn rates(&self, seconds: u64) -> Rates {
+    fn times(&self) -> [Option<Quantiles>; SKETCHES] {
+        std::array::from_fn(|i| self.merged[i].quantiles())
+    }
+
+    fn rates(&self, seconds: u64, times: [Option<Quantiles>; SKETCHES]) -> Rates {
         let Counts { outcomes, .. } = self.counts;
         let (requests, errors) = (outcomes.all(), outcomes.failed());
         let per_second = |n: u64| if seconds == 0 { 0.0 } else { n as f64 / seconds as f64 };
@@ -114,10 +118,10 @@ impl Sum {
             wasted_tokens: self.counts.wasted_tokens,
             events: self.counts.events,
             in_flight_max: self.in_flight_max,
-            ttft: self.merged[TTFT].quantiles(),
-            itl: self.merged[ITL].quantiles(),
-            tpot: self.merged[TPOT].quantiles(),
-            e2e: self.merged[E2E].quantiles(),
+            ttft: times[TTFT],
+            itl: times[ITL],
+            tpot: times[TPOT],
+            e2e: times[E2E],
         }
     }
 }
@@ -200,16 +204,24 @@ impl Ask<'_> {
         sum.clear();
         let mut slots = slots.iter().peekable();
         let mut all = Windows::new();
+        // Worked out once for windows that have the same in them.
+        let mut times = [None; SKETCHES];
         let mut most: BTreeMap<&Arc<Key>, u32> = BTreeMap::new();
         for window in &self.windows {
             let oldest = self.end.saturating_sub(*window);
+            let mut new = false;
             while let Some((_, slot)) = slots.next_if(|(at, _)| *at >= oldest) {
+                new = true;
                 sum.add(slot);
                 let most = most.entry(&slot.key).or_default();
                 *most = slot.in_flight_max.max(*most);
             }
             sum.in_flight_max = most.values().map(|n| u64::from(*n)).sum();
-            all.insert(name(*window), sum.rates(self.snapshot.covered(self.end, *window)));
+            if new {
+                times = sum.times();
+            }
+            let seconds = self.snapshot.covered(self.end, *window);
+            all.insert(name(*window), sum.rates(seconds, times));
         }
         all
     }

@@ -197,9 +197,10 @@ fn a_stream_counts_as_it_comes_and_once() {
     let s = &streams.streams[0];
     assert_eq!((streams.running, s.tokens, &*s.client, s.tls), (1, told, "10.0.0.9:4711", true));
     close(s.ttft.unwrap(), 0.7);
-    close(s.age, (b.now - start) as f64 / 1e9);
-    assert!(s.stall.unwrap() >= 0.01 && s.stall.unwrap() < 0.6, "{s:?}");
-    close(s.tokens_per_second.unwrap(), told as f64 / 3.0);
+    // The last look was at a whole half second.
+    close(s.age, 4.203 - 0.5);
+    close(s.stall.unwrap(), 0.01);
+    close(s.tokens_per_second.unwrap(), told as f64 / 3.003);
 
     // Its end tells of 7 more tokens, and the server of 5 that no event told.
     let usage = Usage { output: Some(told + 12), ..Usage::default() };
@@ -438,15 +439,21 @@ fn running_requests_are_listed_up_to_a_bound() {
     let peer: Arc<Peer> = peer("x:1").into();
     b.pass(SECOND, |now, watch| {
         for n in 0..MAX_STREAMS as u64 + 10 {
-            let last = (n % 2 == 0).then(|| now - n % 100 * MS);
-            let mut r = running("m", now - n, Progress::default());
+            let last = (n % 2 == 0).then(|| now - n % 100 * 20 * MS);
+            let mut r = running("m", now - 3 * SECOND + n, Progress::default());
             (r.first_token, r.last_token) = (last, last);
             watch.running(now, &r, &peer);
         }
     });
     let streams = b.live.streams(b.now);
     assert_eq!((streams.running as usize, streams.streams.len()), (MAX_STREAMS + 10, MAX_STREAMS));
-    let stalls: Vec<_> = streams.streams.iter().map(|s| s.stall.unwrap_or(-1.0)).collect();
-    assert!(stalls.is_sorted_by(|a, b| a >= b));
-    assert!(streams.streams.last().unwrap().stall.is_none());
+    let silent = |s: &Stream| s.stall.unwrap_or(s.age);
+    let (stalled, others): (Vec<_>, Vec<_>) =
+        streams.streams.iter().partition(|s| silent(s) >= 1.0);
+    assert!(stalled.is_sorted_by(|a, b| silent(a) >= silent(b)));
+    assert!(others.is_sorted_by_key(|s| s.start));
+    let first = streams.streams.iter().take(stalled.len());
+    assert!(first.eq(stalled.iter().copied()), "those that stall come first");
+    let count = (0..MAX_STREAMS).filter(|n| n % 2 == 1 || n % 100 >= 50).count();
+    assert_eq!(stalled.len(), count);
 }

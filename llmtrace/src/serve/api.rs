@@ -10,7 +10,7 @@ use crate::live::{Ended, History, Live, MAX_SECONDS, Streams, Summary, WINDOWS};
 use crate::llm::Ns;
 use crate::metrics::{Health, Metrics};
 
-/// Most running requests in an answer, the longest stall first.
+/// Most running requests in an answer.
 const MAX_STREAMS: usize = 100;
 
 /// What is asked for.

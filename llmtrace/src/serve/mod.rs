@@ -6,6 +6,7 @@
 mod api;
 mod exposition;
 mod guard;
+mod page;
 mod thread;
 pub mod web;
 
@@ -17,7 +18,7 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -37,21 +38,6 @@ pub const MAX_TICK_AGE: Ns = 5_000_000_000;
 const MAX_SCRAPES: usize = 2;
 /// Most summaries that are worked out at the same time.
 const MAX_SUMMARIES: usize = 2;
-
-const INDEX: &str = "<!doctype html>
-<html lang=\"en\">
-<head><meta charset=\"utf-8\"><title>llmtrace</title></head>
-<body>
-<h1>llmtrace</h1>
-<ul>
-<li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
-<li><a href=\"/api/v1/summary\">/api/v1/summary</a>: the last seconds, as JSON</li>
-<li><a href=\"/healthz\">/healthz</a>: is it alive</li>
-<li><a href=\"/readyz\">/readyz</a>: does it capture</li>
-</ul>
-</body>
-</html>
-";
 
 /// What the endpoint shows.
 #[derive(Clone, Debug)]
@@ -92,7 +78,7 @@ pub async fn serve(listener: TcpListener, state: State) -> io::Result<()> {
 pub fn router(state: State) -> Router {
     let guarded = middleware::from_fn_with_state(state.web.clone(), guard::guard);
     Router::new()
-        .route("/", get(async || Html(INDEX)))
+        .merge(page::routes())
         .route("/metrics", get(metrics))
         .route("/api/v1/summary", get(api::summary))
         .route_layer(guarded)
