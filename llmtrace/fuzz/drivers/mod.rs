@@ -8,11 +8,14 @@ pub mod dialect;
 pub mod encoding;
 pub mod eventstream;
 pub mod exchange;
+pub mod h1;
 pub mod h2;
+pub mod json;
 pub mod json_array;
 pub mod multipart;
 pub mod ndjson;
 pub mod pipeline;
+pub mod sse;
 pub mod ws;
 
 use llmtrace::http::MAX_EVENT;
@@ -30,17 +33,20 @@ const fn driver(name: &'static str, least: usize, check: fn(&[u8])) -> Driver {
     Driver { name, least, check }
 }
 
-pub const ALL: [Driver; 11] = [
+pub const ALL: [Driver; 14] = [
     driver("capture", 7, capture::check),
     driver("dialect", dialect::DIALECTS.len(), dialect::check),
     driver("encoding", 4, encoding::check),
     driver("eventstream", 5, eventstream::check),
     driver("exchange", 12, exchange::check),
+    driver("h1", 4, h1::check),
     driver("h2", 4, h2::check),
+    driver("json", 3, json::check),
     driver("json_array", 4, json_array::check),
     driver("multipart", 3, multipart::check),
     driver("ndjson", 4, ndjson::check),
     driver("pipeline", 4, pipeline::check),
+    driver("sse", 4, sse::check),
     driver("ws", 4, ws::check),
 ];
 
