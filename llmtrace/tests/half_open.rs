@@ -154,7 +154,11 @@ fn http2(calls: &mut Calls, streams: u64) {
         for connection in &mut all {
             for id in ids(connection.n) {
                 let end = if event + 1 == EVENTS { EVENT.len() / 2 } else { EVENT.len() };
-                calls.call(connection, Direction::Write, &frame(0, 0, id, &EVENT.as_bytes()[..end]));
+                calls.call(
+                    connection,
+                    Direction::Write,
+                    &frame(0, 0, id, &EVENT.as_bytes()[..end]),
+                );
             }
         }
     }

@@ -7,6 +7,7 @@ mod ci;
 mod demo;
 mod fixtures;
 mod flow;
+mod fuzz;
 mod lint;
 mod setup;
 mod sh;
@@ -35,6 +36,7 @@ enum Verb {
     Lint(lint::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Fuzz(fuzz::Args),
     Ci(ci::Args),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {

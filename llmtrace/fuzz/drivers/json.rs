@@ -11,8 +11,14 @@ use llmtrace::llm::json::{unescape, walk};
 
 use super::both;
 
-const PATHS: Paths =
-    &[(ROOT, "model", 1), (ROOT, "usage", 2), (2, "n", 3), (ROOT, "list", 4), (4, "[]", 5), (5, "n", 6)];
+const PATHS: Paths = &[
+    (ROOT, "model", 1),
+    (ROOT, "usage", 2),
+    (2, "n", 3),
+    (ROOT, "list", 4),
+    (4, "[]", 5),
+    (5, "n", 6),
+];
 
 fn scan(bytes: &[u8], mut cuts: super::Cuts) -> (String, Vec<Box<str>>) {
     let (mut scanner, mut out, mut models) = (Scanner::new(PATHS), String::new(), Vec::new());

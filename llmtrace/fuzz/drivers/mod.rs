@@ -18,7 +18,9 @@ pub mod pipeline;
 pub mod sse;
 pub mod ws;
 
-use llmtrace::http::MAX_EVENT;
+use std::fmt::Write as _;
+
+use llmtrace::http::{MAX_EVENT, Part};
 
 /// A corpus, and what it drives.
 #[derive(Clone, Copy)]
@@ -57,6 +59,17 @@ const MOST: usize = MAX_EVENT + 16 * 1024;
 fn both(input: &[u8], run: impl Fn(&[u8], Cuts) -> String) {
     let Some((&cuts, bytes)) = input.split_first() else { return };
     assert_eq!(run(bytes, Cuts::Whole), run(bytes, Cuts::of(cuts)));
+}
+
+/// What a splitter handed out, but for where a long event was cut.
+fn note_part(out: &mut String, name: &[u8], data: &[u8], part: Part) {
+    let quote = |out: &mut String| data.iter().try_for_each(|b| write!(out, "{b:02x}"));
+    let _ = match part {
+        Part::Whole => writeln!(out, "{name:?} {}", String::from_utf8_lossy(data)),
+        Part::Begin => write!(out, "long ").and_then(|()| quote(out)),
+        Part::More => quote(out),
+        Part::End => writeln!(out, " {name:?}"),
+    };
 }
 
 /// How bytes are cut into pieces.

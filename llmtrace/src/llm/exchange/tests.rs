@@ -3,6 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::http::{Event, RequestParser, ResponseParser};
 
+mod long;
+
 const ASK: &str = r#"{"messages":[{"role":"user","content":"x"}],"model":"asked","stream":true}"#;
 
 fn start(path: &str, body: &str) -> Exchange {

@@ -1,4 +1,4 @@
-//! Requests, and responses that are one JSON text.
+//! Requests, and responses that are one JSON text or events that are too long to be kept.
 
 use super::super::note::{Note, say};
 use super::super::request::ask;
@@ -14,6 +14,10 @@ const PROMPT_DETAILS: Node = OWN + 2;
 const OUTPUT_DETAILS: Node = OWN + 3;
 const CHOICES: Node = OWN + 4;
 const TIMINGS: Node = OWN + 5;
+const DELTA: Node = OWN + 6;
+const CALLS: Node = OWN + 7;
+const CALL: Node = OWN + 8;
+const FUNCTION: Node = OWN + 9;
 
 pub struct Api;
 
@@ -43,6 +47,20 @@ impl Dialect for Api {
         (ROOT, "choices", CHOICES),
         (CHOICES, "[]", say::CHOICE),
         (say::CHOICE, "finish_reason", say::FINISH),
+        // Of events that are too long to be kept; others are read by `event`.
+        (say::CHOICE, "index", say::INDEX),
+        (say::CHOICE, "text", say::TEXT),
+        (say::CHOICE, "delta", DELTA),
+        (DELTA, "content", say::TEXT),
+        (DELTA, "reasoning_content", say::TEXT),
+        (DELTA, "reasoning", say::TEXT),
+        (DELTA, "refusal", say::TEXT),
+        (DELTA, "tool_calls", CALLS),
+        (CALLS, "[]", CALL),
+        (CALL, "function", FUNCTION),
+        (DELTA, "function_call", FUNCTION),
+        (FUNCTION, "name", say::TEXT),
+        (FUNCTION, "arguments", say::TEXT),
         // llama.cpp's own figures, where it was not asked for the usage.
         (ROOT, "timings", TIMINGS),
         (TIMINGS, "prompt_n", say::TIMED_FRESH),
