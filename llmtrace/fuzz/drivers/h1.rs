@@ -1,6 +1,6 @@
 //! One direction of an HTTP/1 connection. An input is a byte for the cuts, one of flags (1: responses;
-//! 2: a gap of 5 bytes in the middle; 4: the end comes; 8: what follows the gap begins a message; 16:
-//! the first request was a HEAD), and the bytes.
+//! 2: a gap of 5 bytes in the middle; 4: what follows it begins a message; 8: the first request was a
+//! HEAD), and the bytes.
 
 use std::fmt::{Debug, Write as _};
 
@@ -25,7 +25,7 @@ macro_rules! drive {
         for (n, half) in [&$bytes[..middle], &$bytes[middle..]].into_iter().enumerate() {
             if n == 1 && $flags & 2 != 0 {
                 parser.gap(5, |event| note(&mut log, &event));
-                if $flags & 8 != 0 {
+                if $flags & 4 != 0 {
                     parser.resync();
                 }
             }
@@ -35,9 +35,8 @@ macro_rules! drive {
                 assert!(parser.buffered() <= 2 * MAX_HEAD, "{}", parser.buffered());
             });
         }
-        if $flags & 4 != 0 {
-            parser.eof(|event| note(&mut log, &event));
-        }
+        // What is wrong with a head in pieces may be found at its end only.
+        parser.eof(|event| note(&mut log, &event));
         let _ = write!(log, "{} {}", parser.is_idle(), parser.is_lost());
         log
     }};
@@ -48,7 +47,7 @@ fn drive(flags: u8, bytes: &[u8], mut cuts: Cuts) -> String {
         return drive!(RequestParser::new(), flags, bytes, cuts);
     }
     let mut parser = ResponseParser::new();
-    if flags & 16 != 0 {
+    if flags & 8 != 0 {
         parser.expect(Asked::Head);
     }
     drive!(parser, flags, bytes, cuts)
