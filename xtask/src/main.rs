@@ -7,6 +7,7 @@ mod ci;
 mod demo;
 mod fixtures;
 mod flow;
+mod fuzz;
 mod lint;
 mod page;
 mod setup;
@@ -36,6 +37,7 @@ enum Verb {
     Lint(lint::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Fuzz(fuzz::Args),
     Ci(ci::Args),
 }
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {

@@ -8,14 +8,19 @@ pub mod dialect;
 pub mod encoding;
 pub mod eventstream;
 pub mod exchange;
+pub mod h1;
 pub mod h2;
+pub mod json;
 pub mod json_array;
 pub mod multipart;
 pub mod ndjson;
 pub mod pipeline;
+pub mod sse;
 pub mod ws;
 
-use llmtrace::http::MAX_EVENT;
+use std::fmt::Write as _;
+
+use llmtrace::http::{MAX_EVENT, Part};
 
 /// A corpus, and what it drives.
 #[derive(Clone, Copy)]
@@ -30,17 +35,20 @@ const fn driver(name: &'static str, least: usize, check: fn(&[u8])) -> Driver {
     Driver { name, least, check }
 }
 
-pub const ALL: [Driver; 11] = [
+pub const ALL: [Driver; 14] = [
     driver("capture", 7, capture::check),
     driver("dialect", dialect::DIALECTS.len(), dialect::check),
     driver("encoding", 4, encoding::check),
     driver("eventstream", 5, eventstream::check),
     driver("exchange", 12, exchange::check),
+    driver("h1", 4, h1::check),
     driver("h2", 4, h2::check),
+    driver("json", 3, json::check),
     driver("json_array", 4, json_array::check),
     driver("multipart", 3, multipart::check),
     driver("ndjson", 4, ndjson::check),
     driver("pipeline", 4, pipeline::check),
+    driver("sse", 4, sse::check),
     driver("ws", 4, ws::check),
 ];
 
@@ -51,6 +59,17 @@ const MOST: usize = MAX_EVENT + 16 * 1024;
 fn both(input: &[u8], run: impl Fn(&[u8], Cuts) -> String) {
     let Some((&cuts, bytes)) = input.split_first() else { return };
     assert_eq!(run(bytes, Cuts::Whole), run(bytes, Cuts::of(cuts)));
+}
+
+/// What a splitter handed out, but for where a long event was cut.
+fn note_part(out: &mut String, name: &[u8], data: &[u8], part: Part) {
+    let quote = |out: &mut String| data.iter().try_for_each(|b| write!(out, "{b:02x}"));
+    let _ = match part {
+        Part::Whole => writeln!(out, "{name:?} {}", String::from_utf8_lossy(data)),
+        Part::Begin => write!(out, "long ").and_then(|()| quote(out)),
+        Part::More => quote(out),
+        Part::End => writeln!(out, " {name:?}"),
+    };
 }
 
 /// How bytes are cut into pieces.

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run capture` in `llmtrace/`; see drivers/capture.rs.
+//! `cargo xtask fuzz capture`; see drivers/capture.rs.
 
 #![no_main]
 

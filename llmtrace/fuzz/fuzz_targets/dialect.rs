@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run dialect` in `llmtrace/`; see drivers/dialect.rs.
+//! `cargo xtask fuzz dialect`; see drivers/dialect.rs.
 
 #![no_main]
 

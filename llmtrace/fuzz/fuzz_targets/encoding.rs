@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run encoding` in `llmtrace/`; see drivers/encoding.rs.
+//! `cargo xtask fuzz encoding`; see drivers/encoding.rs.
 
 #![no_main]
 

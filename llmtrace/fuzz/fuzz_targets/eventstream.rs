@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run eventstream` in `llmtrace/`; see drivers/eventstream.rs.
+//! `cargo xtask fuzz eventstream`; see drivers/eventstream.rs.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run exchange` in `llmtrace/`; see drivers/exchange.rs.
+//! `cargo xtask fuzz exchange`; see drivers/exchange.rs.
 
 #![no_main]
 

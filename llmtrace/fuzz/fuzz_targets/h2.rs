@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run h2` in `llmtrace/`; see drivers/h2.rs.
+//! `cargo xtask fuzz h2`; see drivers/h2.rs.
 
 #![no_main]
 

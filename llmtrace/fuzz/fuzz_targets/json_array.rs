@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run json_array` in `llmtrace/`; see drivers/json_array.rs.
+//! `cargo xtask fuzz json_array`; see drivers/json_array.rs.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run multipart` in `llmtrace/`; see drivers/multipart.rs.
+//! `cargo xtask fuzz multipart`; see drivers/multipart.rs.
 
 #![no_main]
 

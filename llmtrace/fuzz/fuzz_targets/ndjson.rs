@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run ndjson` in `llmtrace/`; see drivers/ndjson.rs.
+//! `cargo xtask fuzz ndjson`; see drivers/ndjson.rs.
 
 #![no_main]
 

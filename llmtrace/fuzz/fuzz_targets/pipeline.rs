@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run pipeline` in `llmtrace/`; see drivers/pipeline.rs.
+//! `cargo xtask fuzz pipeline`; see drivers/pipeline.rs.
 
 #![no_main]
 

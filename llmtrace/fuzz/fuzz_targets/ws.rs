@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run ws` in `llmtrace/`; see drivers/ws.rs.
+//! `cargo xtask fuzz ws`; see drivers/ws.rs.
 
 #![no_main]
 

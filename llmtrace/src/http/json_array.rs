@@ -1,18 +1,18 @@
 //! A JSON array that is streamed: each element is handed out as soon as its last byte came.
 //!
-//! Nothing is held beyond one element. A text that is no array is handed out as the one element.
+//! Nothing is held beyond one element, and one that is longer than `MAX_EVENT` is handed out as it
+//! comes. A text that is no array is handed out as the one element.
 
-use super::{MAX_EVENT, buf};
+use super::{MAX_EVENT, Part, buf};
 
 /// Memory for a split element that is kept for the next one.
 const KEEP: usize = 1024;
 
-/// An object or array that is an element.
+/// An object or array that is an element, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Element<'a> {
     pub data: &'a [u8],
-    /// The element was longer than `MAX_EVENT`: `data` is its head.
-    pub truncated: bool,
+    pub part: Part,
 }
 
 #[derive(Debug, Default)]
@@ -22,7 +22,8 @@ pub struct Decoder {
     depth: u64,
     /// The element so far, if it did not begin in this piece.
     buf: Vec<u8>,
-    truncated: bool,
+    /// The element is longer than `MAX_EVENT`: the buffer holds nothing of it.
+    long: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +95,7 @@ impl Decoder {
             }
         }
         if matches!(self.state, State::Element | State::String { .. }) {
-            self.keep(&bytes[start..]);
+            self.keep(&bytes[start..], &mut on);
         }
     }
 
@@ -146,24 +147,32 @@ impl Decoder {
     pub fn finish(&mut self, mut on: impl FnMut(Element<'_>)) {
         if matches!(self.state, State::Element | State::String { .. }) {
             self.state = State::Between;
-            self.truncated = true;
             self.dispatch(&[], &mut on);
         }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        self.truncated |= buf::append(&mut self.buf, bytes, MAX_EVENT) < bytes.len();
+    fn keep(&mut self, bytes: &[u8], on: &mut impl FnMut(Element<'_>)) {
+        let kept = if self.long { 0 } else { buf::append(&mut self.buf, bytes, MAX_EVENT) };
+        let rest = &bytes[kept..];
+        if rest.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut self.long, true) {
+            on(Element { data: &self.buf, part: Part::Begin });
+            buf::clear(&mut self.buf, KEEP);
+        }
+        on(Element { data: rest, part: Part::More });
     }
 
     fn dispatch(&mut self, rest: &[u8], on: &mut impl FnMut(Element<'_>)) {
-        if self.buf.is_empty() {
-            let data = &rest[..rest.len().min(MAX_EVENT)];
-            let truncated = std::mem::take(&mut self.truncated) || data.len() < rest.len();
-            on(Element { data, truncated });
-            return;
+        if self.buf.is_empty() && !self.long && rest.len() <= MAX_EVENT {
+            return on(Element { data: rest, part: Part::Whole });
         }
-        self.keep(rest);
-        on(Element { data: &self.buf, truncated: std::mem::take(&mut self.truncated) });
+        self.keep(rest, on);
+        if std::mem::take(&mut self.long) {
+            return on(Element { data: b"", part: Part::End });
+        }
+        on(Element { data: &self.buf, part: Part::Whole });
         buf::clear(&mut self.buf, KEEP);
     }
 }
@@ -173,10 +182,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The elements and whether each came in parts; whether the array came to its end.
     fn elements(bytes: &[u8], size: usize) -> (Vec<(String, bool)>, bool) {
-        let (mut decoder, mut seen) = (Decoder::new(), Vec::new());
+        let (mut decoder, mut seen) = (Decoder::new(), Vec::<(String, bool)>::new());
         let mut on = |element: Element<'_>| {
-            seen.push((String::from_utf8_lossy(element.data).into_owned(), element.truncated));
+            let text = String::from_utf8_lossy(element.data);
+            match element.part {
+                Part::Whole | Part::Begin => {
+                    seen.push((text.into(), element.part == Part::Begin));
+                }
+                Part::More | Part::End => seen.last_mut().unwrap().0.push_str(&text),
+            }
         };
         bytes.chunks(size.max(1)).for_each(|piece| decoder.push(piece, &mut on));
         decoder.finish(&mut on);
@@ -199,18 +215,18 @@ mod tests {
     #[test]
     fn what_is_no_array_or_not_whole() {
         assert_eq!(elements(b" {\"error\":{}} ", 3).0, [("{\"error\":{}}".into(), false)]);
-        assert_eq!(elements(b"[{\"a\":1", 2), (vec![("{\"a\":1".into(), true)], false));
+        assert_eq!(elements(b"[{\"a\":1", 2), (vec![("{\"a\":1".into(), false)], false));
         assert_eq!(elements(b"[]", 1), (vec![], true));
     }
 
     #[test]
-    fn a_long_element_is_cut_and_the_next_is_whole() {
+    fn a_long_element_is_handed_out_as_it_comes() {
         let mut text = b"[{\"a\":\"".to_vec();
         text.resize(MAX_EVENT + 100, b'x');
         text.extend_from_slice(b"\"},{}]");
         for size in [1000, MAX_EVENT, text.len()] {
             let (seen, over) = elements(&text, size);
-            assert_eq!((seen[0].0.len(), seen[0].1), (MAX_EVENT, true));
+            assert_eq!((seen[0].0.len(), seen[0].1), (MAX_EVENT + 101, true));
             assert_eq!((&seen[1], over), (&("{}".into(), false), true));
         }
     }

@@ -38,6 +38,17 @@ pub const MAX_CHUNK_LINE: usize = 16 * 1024;
 pub const MAX_PIPELINE: usize = 64;
 /// Longest event, line, element or frame of a body that is kept whole, in bytes.
 pub const MAX_EVENT: usize = 256 * 1024;
+
+/// Which part of an event, line or element is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Whole,
+    /// The beginning of one that is longer than [`MAX_EVENT`]; then it is handed out as it comes.
+    Begin,
+    More,
+    /// Its end, without data.
+    End,
+}
 /// Longest event name that is kept, in bytes.
 pub const MAX_EVENT_NAME: usize = 64;
 

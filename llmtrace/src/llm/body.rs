@@ -1,9 +1,9 @@
 //! The body of a response, on its way from bytes to facts: which framing it has, and its events.
 
-use super::dialect::{Asked, Choice, Decoder, Dialect, Facts, Route, Whole, grpc, openai};
+use super::dialect::{Asked, Choice, Decoder, Dialect, Facts, Long, Route, Whole, grpc, openai};
 use super::outcome::{Drops, Ns};
 use super::track::{Seen, Stream};
-use crate::http::{ResponseHead, eventstream, json_array, ndjson, sse};
+use crate::http::{Part, ResponseHead, eventstream, json_array, ndjson, sse};
 
 /// How the events of a response are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Body {
             Framing::Opaque => return Self::None,
         };
         let decoder = Decoder::new(dialect);
-        Self::Events(Box::new(Events { splitter, decoder, long: 0 }))
+        Self::Events(Box::new(Events { splitter, reader: Reader { decoder, long: None, cut: 0 } }))
     }
 
     /// Bytes of memory held.
@@ -90,9 +90,16 @@ impl Body {
 #[derive(Debug)]
 pub struct Events {
     splitter: Splitter,
+    reader: Reader,
+}
+
+#[derive(Debug)]
+struct Reader {
     decoder: Decoder,
-    /// Events of which only the head was read.
-    long: u32,
+    /// The event at hand, if it is too long to be kept.
+    long: Option<Box<Long>>,
+    /// Of so many of them not everything is known.
+    cut: u32,
 }
 
 #[derive(Debug)]
@@ -106,17 +113,18 @@ enum Splitter {
 impl Events {
     #[inline]
     pub fn push(&mut self, t: Ns, bytes: &[u8], stream: &mut Stream) {
-        let Self { splitter, decoder, long } = self;
         // The hot path, apart, so that it is compiled for itself.
-        if let (Splitter::Sse(sse), Decoder::OpenAi(decoder)) = (splitter, decoder) {
-            sse.push(bytes, |event| {
-                if event.truncated {
-                    *long = long.saturating_add(1);
+        if let (Splitter::Sse(sse), Decoder::OpenAi(_)) = (&mut self.splitter, &self.reader.decoder)
+        {
+            let reader = &mut self.reader;
+            sse.push(bytes, |event| match &mut reader.decoder {
+                Decoder::OpenAi(decoder) if event.part == Part::Whole => {
+                    match decoder.plain(event.data) {
+                        Some(choice) => stream.plain(t, &choice),
+                        None => on_openai(t, event.data, decoder, stream),
+                    }
                 }
-                match decoder.plain(event.data) {
-                    Some(choice) => stream.plain(t, &choice),
-                    None => on_openai(t, event.data, decoder, stream),
-                }
+                _ => reader.part(t, event.name, event.data, event.part, stream),
             });
         } else {
             self.push_other(t, bytes, stream);
@@ -125,44 +133,35 @@ impl Events {
 
     #[inline(never)]
     fn push_other(&mut self, t: Ns, bytes: &[u8], stream: &mut Stream) {
-        let Self { splitter, decoder, long } = self;
+        let Self { splitter, reader } = self;
         match splitter {
-            Splitter::Sse(sse) => sse.push(bytes, |event| {
-                *long = long.saturating_add(u32::from(event.truncated));
-                on_event(t, event.name, event.data, false, decoder, stream);
-            }),
-            Splitter::Lines(lines) => lines.push(bytes, |line| {
-                *long = long.saturating_add(u32::from(line.truncated));
-                on_event(t, b"", line.data, false, decoder, stream);
-            }),
+            Splitter::Sse(sse) => {
+                sse.push(bytes, |e| reader.part(t, e.name, e.data, e.part, stream));
+            }
+            Splitter::Lines(lines) => {
+                lines.push(bytes, |line| reader.part(t, b"", line.data, line.part, stream));
+            }
             Splitter::Array(array) => {
-                array.push(bytes, |element| {
-                    *long = long.saturating_add(u32::from(element.truncated));
-                    on_event(t, b"", element.data, false, decoder, stream);
-                });
+                array.push(bytes, |e| reader.part(t, b"", e.data, e.part, stream));
                 stream.done |= array.is_over();
             }
             Splitter::Frames(frames) => frames.push(bytes, |frame| {
-                on_event(t, frame.name, frame.payload, frame.exception, decoder, stream);
+                reader.event(t, frame.name, frame.payload, frame.exception, stream);
             }),
         }
     }
 
     /// The response is over: an event whose end did not come is taken as it is.
     pub fn finish(&mut self, t: Ns, stream: &mut Stream) {
-        let Self { splitter, decoder, long } = self;
+        let Self { splitter, reader } = self;
         match splitter {
-            Splitter::Sse(sse) => sse.finish(|event| {
-                *long = long.saturating_add(u32::from(event.truncated));
-                on_event(t, event.name, event.data, false, decoder, stream);
-            }),
-            Splitter::Lines(lines) => lines.finish(|line| {
-                *long = long.saturating_add(u32::from(line.truncated));
-                on_event(t, b"", line.data, false, decoder, stream);
-            }),
-            Splitter::Array(array) => array.finish(|element| {
-                on_event(t, b"", element.data, false, decoder, stream);
-            }),
+            Splitter::Sse(sse) => sse.finish(|e| reader.part(t, e.name, e.data, e.part, stream)),
+            Splitter::Lines(lines) => {
+                lines.finish(|line| reader.part(t, b"", line.data, line.part, stream));
+            }
+            Splitter::Array(array) => {
+                array.finish(|e| reader.part(t, b"", e.data, e.part, stream));
+            }
             Splitter::Frames(_) => {}
         }
     }
@@ -173,7 +172,7 @@ impl Events {
             Splitter::Frames(frames) => {
                 Drops { long_events: frames.long(), bad_frames: frames.bad() }
             }
-            _ => Drops { long_events: self.long, bad_frames: 0 },
+            _ => Drops { long_events: self.reader.cut, bad_frames: 0 },
         }
     }
 
@@ -184,7 +183,39 @@ impl Events {
             Splitter::Array(array) => array.buffered(),
             Splitter::Frames(frames) => frames.buffered(),
         };
-        split + self.decoder.buffered()
+        let long = self.reader.long.as_ref().map_or(0, |long| size_of::<Long>() + long.heap());
+        split + self.reader.decoder.buffered() + long
+    }
+}
+
+impl Reader {
+    #[inline]
+    fn part(&mut self, t: Ns, name: &[u8], data: &[u8], part: Part, stream: &mut Stream) {
+        match part {
+            Part::Whole => self.event(t, name, data, false, stream),
+            part => self.long_part(t, name, data, part, stream),
+        }
+    }
+
+    fn event(&mut self, t: Ns, name: &[u8], data: &[u8], exception: bool, stream: &mut Stream) {
+        let mut seen = Seen::default();
+        let on_choice = |choice: Choice<'_>| stream.choice(&mut seen, &choice);
+        let facts = self.decoder.event(name, data, exception, on_choice);
+        stream.event(t, &seen, &facts);
+    }
+
+    #[cold]
+    fn long_part(&mut self, t: Ns, name: &[u8], data: &[u8], part: Part, stream: &mut Stream) {
+        let Self { decoder, long, cut } = self;
+        long.get_or_insert_with(|| Box::new(decoder.long())).push(data);
+        if part != Part::End {
+            return;
+        }
+        let Some(long) = long.take() else { return };
+        *cut = cut.saturating_add(u32::from(long.is_cut()));
+        let mut seen = Seen::default();
+        let facts = decoder.long_event(name, &long, |choice| stream.choice(&mut seen, &choice));
+        stream.event(t, &seen, &facts);
     }
 }
 
@@ -192,19 +223,6 @@ impl Events {
 fn on_openai(t: Ns, data: &[u8], decoder: &mut openai::Decoder, stream: &mut Stream) {
     let mut seen = Seen::default();
     let facts = decoder.other(data, |choice| stream.choice(&mut seen, &choice));
-    stream.event(t, &seen, &facts);
-}
-
-fn on_event(
-    t: Ns,
-    name: &[u8],
-    data: &[u8],
-    exception: bool,
-    decoder: &mut Decoder,
-    stream: &mut Stream,
-) {
-    let mut seen = Seen::default();
-    let facts = decoder.event(name, data, exception, |choice| stream.choice(&mut seen, &choice));
     stream.event(t, &seen, &facts);
 }
 

@@ -104,7 +104,7 @@ pub struct ItlHistogram {
 /// What was not read of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// Events longer than `http::MAX_EVENT`, of which at most the head was read.
+    /// Events longer than `http::MAX_EVENT`, of which not everything was read.
     pub long_events: u32,
     /// Frames whose checksum or length was wrong.
     pub bad_frames: u32,

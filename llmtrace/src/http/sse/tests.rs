@@ -1,11 +1,27 @@
 use super::*;
 use proptest::prelude::*;
 
+/// Name and data of every event, and whether it came in parts.
 fn decode(pieces: &[&[u8]]) -> Vec<(String, Vec<u8>, bool)> {
-    let (mut decoder, mut events) = (Decoder::new(), Vec::new());
+    let (mut decoder, mut events) = (Decoder::new(), Vec::<(String, Vec<u8>, bool)>::new());
+    let mut open = false;
     let mut keep = |e: Event<'_>| {
         let name = String::from_utf8_lossy(e.name).into_owned();
-        events.push((name, e.data.to_vec(), e.truncated));
+        match e.part {
+            Part::Whole | Part::Begin => {
+                assert!(!open, "the event before has no end");
+                open = e.part == Part::Begin;
+                assert!(open || e.data.len() <= MAX_EVENT);
+                events.push((name, e.data.to_vec(), open));
+            }
+            Part::More | Part::End => {
+                assert!(open, "a part of nothing");
+                open = e.part == Part::More;
+                let last = events.last_mut().unwrap();
+                last.0.push_str(&name);
+                last.1.extend_from_slice(e.data);
+            }
+        }
     };
     for piece in pieces {
         decoder.push(piece, &mut keep);
@@ -65,18 +81,29 @@ fn the_end_ends_the_last_event() {
 }
 
 #[test]
-fn long_events_are_cut() {
-    let mut text = b"data: ".to_vec();
+fn long_events_are_handed_out_as_they_come() {
+    let mut text = b"event: a\ndata: ".to_vec();
     text.resize(MAX_EVENT * 3, b'x');
-    text.extend_from_slice(b"\n\ndata: y\n\n: ");
+    text.extend_from_slice(b"\nid: 1\n\ndata: y\n\n: ");
     text.resize(MAX_EVENT * 6, b'z');
     text.extend_from_slice(b"\n\ndata: 1\ndata: ");
     text.resize(MAX_EVENT * 8, b'w');
-    text.extend_from_slice(b"\ndata: 2\n\ndata: 3\n\n");
+    text.extend_from_slice(b"\ndata: 2\ndata\nevent:b\ndata:3\ndataset: no\n: no\ndata:  4\n\n");
+    let long = text.len();
+    // The limit is reached by one short line after another.
+    while text.len() < long + MAX_EVENT * 5 {
+        text.extend_from_slice(b"data:v\ndata\n");
+    }
+    text.extend_from_slice(b"\ndata: 3\n\n");
     let whole = decode(&[&text]);
-    let lengths: Vec<_> = whole.iter().map(|e| (e.1.len(), e.2)).collect();
-    assert_eq!(lengths, [(MAX_EVENT - 6, true), (1, false), (lengths[2].0, true), (1, false)]);
-    for size in [1000, 65_536, MAX_EVENT - 1, MAX_EVENT] {
+    let names: Vec<_> = whole.iter().map(|e| (e.0.as_str(), e.2)).collect();
+    assert_eq!(names, [("a", true), ("", false), ("b", true), ("", true), ("", false)]);
+    assert_eq!(whole[0].1, [b'x'].repeat(MAX_EVENT * 3 - 15));
+    assert!(whole[2].1.starts_with(b"1\nwww") && whole[2].1.ends_with(b"w\n2\n\n3\n 4"));
+    assert!(whole[2].1[2..whole[2].1.len() - 8].iter().all(|&b| b == b'w' || b == b'\n'));
+    let lines = MAX_EVENT * 5 / 12 + 1;
+    assert_eq!(whole[3].1, [b"v\n\n".repeat(lines - 1), b"v\n".to_vec()].concat());
+    for size in [7, 1000, 65_536, MAX_EVENT - 1, MAX_EVENT, MAX_EVENT + 1] {
         assert!(decode(&text.chunks(size).collect::<Vec<_>>()) == whole, "pieces of {size}");
     }
 }

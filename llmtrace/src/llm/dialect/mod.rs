@@ -19,6 +19,7 @@ pub mod grpc;
 mod invocations;
 mod kobold;
 mod llamacpp;
+mod long;
 mod note;
 mod ollama;
 pub mod openai;
@@ -32,6 +33,7 @@ mod tgi;
 mod triton;
 mod vectors;
 
+pub use long::Long;
 pub use note::{Choice, Facts};
 pub use read::{Decoder, Said, Whole};
 pub use request::{Asked, Proof, Request};

@@ -1,8 +1,9 @@
 //! Reading responses, event by event or as one text.
 
+use super::long::Long;
 use super::note::{Choice, Counts, Facts, Note};
 use super::{Api, Dialect, OWN, bedrock, openai, with_api};
-use crate::llm::json::stream::{Scanner, Value};
+use crate::llm::json::stream::{Node, Scanner, Value};
 use crate::llm::json::{unescape, walk};
 use crate::llm::outcome::{MAX_FINISH_REASON, MAX_MODEL, Usage};
 
@@ -58,6 +59,30 @@ impl Decoder {
         }
     }
 
+    /// For an event that is too long to be kept.
+    pub fn long(&self) -> Long {
+        Long::new(match self {
+            Self::OpenAi(_) => Dialect::OpenAi,
+            Self::Other(other) => other.dialect,
+        })
+    }
+
+    /// The end of such an event.
+    pub fn long_event<'a>(
+        &mut self,
+        name: &[u8],
+        long: &'a Long,
+        on_choice: impl FnMut(Choice<'a>),
+    ) -> Facts<'a> {
+        match self {
+            Self::OpenAi(_) => long.end(name, &mut Counts::default(), on_choice),
+            Self::Other(other) => {
+                other.begun = true;
+                long.end(name, &mut other.counts, on_choice)
+            }
+        }
+    }
+
     /// Heap bytes held.
     pub fn buffered(&self) -> usize {
         match self {
@@ -104,16 +129,36 @@ fn read<'a, A: Api>(
     mut on_choice: impl FnMut(Choice<'a>),
 ) -> Facts<'a> {
     let mut note = Note::default();
-    walk(data, A::RESPONSE, |node, value| {
-        if node < OWN {
-            note.note(node, value);
-        } else {
-            A::say(node, value, &mut note);
-        }
-        if let Some(choice) = note.ended.take() {
-            on_choice(choice);
-        }
-    });
+    walk(data, A::RESPONSE, |node, value| take::<A>(node, value, &mut note, &mut on_choice));
+    over::<A>(name, note, counts, on_choice)
+}
+
+/// A value of an event.
+#[inline]
+pub(super) fn take<'a, A: Api>(
+    node: Node,
+    value: Value<'a>,
+    note: &mut Note<'a>,
+    on_choice: &mut impl FnMut(Choice<'a>),
+) {
+    if node < OWN {
+        note.note(node, value);
+    } else {
+        A::say(node, value, note);
+    }
+    if let Some(choice) = note.ended.take() {
+        on_choice(choice);
+    }
+}
+
+/// The end of an event.
+#[inline]
+pub(super) fn over<'a, A: Api>(
+    name: &[u8],
+    mut note: Note<'a>,
+    counts: &mut Counts,
+    mut on_choice: impl FnMut(Choice<'a>),
+) -> Facts<'a> {
     A::event_end(name, &mut note);
     if note.has_choice() {
         on_choice(note.choice);

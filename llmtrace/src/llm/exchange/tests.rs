@@ -4,6 +4,8 @@ use super::*;
 use crate::http::{Event, RequestParser, ResponseParser};
 use crate::llm::TokenSource;
 
+mod long;
+
 const ASK: &str = r#"{"messages":[{"role":"user","content":"x"}],"model":"asked","stream":true}"#;
 
 fn start(path: &str, body: &str) -> Exchange {

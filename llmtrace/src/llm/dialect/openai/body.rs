@@ -1,4 +1,4 @@
-//! Requests, and responses that are one JSON text.
+//! Requests, and responses that are one JSON text or events that are too long to be kept.
 
 use super::super::note::{Note, say};
 use super::super::request::ask;
@@ -14,8 +14,10 @@ const PROMPT_DETAILS: Node = OWN + 2;
 const OUTPUT_DETAILS: Node = OWN + 3;
 const CHOICES: Node = OWN + 4;
 const TIMINGS: Node = OWN + 5;
-const MESSAGE: Node = OWN + 6;
+const DELTA: Node = OWN + 6;
 const CALLS: Node = OWN + 7;
+const CALL: Node = OWN + 8;
+const FUNCTION: Node = OWN + 9;
 
 pub struct Api;
 
@@ -45,15 +47,21 @@ impl Dialect for Api {
         (ROOT, "choices", CHOICES),
         (CHOICES, "[]", say::CHOICE),
         (say::CHOICE, "finish_reason", say::FINISH),
+        // Also of events that are too long to be kept; others are read by `event`.
+        (say::CHOICE, "index", say::INDEX),
         (say::CHOICE, "text", say::TEXT),
-        (say::CHOICE, "message", MESSAGE),
-        (MESSAGE, "content", say::TEXT),
-        (MESSAGE, "reasoning_content", say::TEXT),
-        (MESSAGE, "reasoning", say::TEXT),
-        (MESSAGE, "refusal", say::TEXT),
-        (MESSAGE, "tool_calls", CALLS),
-        (CALLS, "[]", say::TOKENS),
-        (MESSAGE, "function_call", say::TOKENS),
+        (say::CHOICE, "message", DELTA),
+        (say::CHOICE, "delta", DELTA),
+        (DELTA, "content", say::TEXT),
+        (DELTA, "reasoning_content", say::TEXT),
+        (DELTA, "reasoning", say::TEXT),
+        (DELTA, "refusal", say::TEXT),
+        (DELTA, "tool_calls", CALLS),
+        (CALLS, "[]", CALL),
+        (CALL, "function", FUNCTION),
+        (DELTA, "function_call", FUNCTION),
+        (FUNCTION, "name", say::TEXT),
+        (FUNCTION, "arguments", say::TEXT),
         // llama.cpp's own figures, where it was not asked for the usage.
         (ROOT, "timings", TIMINGS),
         (TIMINGS, "prompt_n", say::TIMED_FRESH),
