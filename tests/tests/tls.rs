@@ -6,6 +6,7 @@ use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
 use llmtrace_tests::client::{Connection, Record, Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
+use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
@@ -144,20 +145,25 @@ fn check_proxy(
     assert_direct(&records, &front);
 }
 
+#[track_caller]
+fn check_gateway(kind: Kind, leave: fn(&Server) -> Vec<Record>, faithful: bool) {
+    let upstream = Server::app(Model::Thread);
+    let proxy = Gateway::start(kind, &upstream, None).at(Front::Tls);
+    check_proxy(&upstream, &proxy, kind.library(), leave, faithful);
+}
+
 #[test]
 fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl", leave, true);
+    check_gateway(Kind::Nginx, leave, true);
 }
 
 #[test]
 fn haproxy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl", leave, true);
+    check_gateway(Kind::Haproxy, leave, true);
 }
 
 /// Go's own TLS, in a program without symbols. Caddy 2.6 now and then closes the connection to its
@@ -166,8 +172,7 @@ fn haproxy_in_front() {
 fn caddy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go", leave_by_reset, false);
+    check_gateway(Kind::Caddy, leave_by_reset, false);
 }
 
 #[test]
@@ -182,6 +187,5 @@ fn lighttpd_with_gnutls_in_front() {
 fn envoy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::envoy_tls(&upstream), "boringssl", leave, true);
+    check_gateway(Kind::Envoy, leave, true);
 }
