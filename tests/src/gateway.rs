@@ -115,6 +115,11 @@ impl Gateway {
         self.server.id()
     }
 
+    /// Ids of its child processes.
+    pub fn children(&self) -> Vec<u32> {
+        self.server.children()
+    }
+
     pub fn port(&self, front: Front) -> u16 {
         self.ports[front as usize]
     }

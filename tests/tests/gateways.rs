@@ -9,6 +9,7 @@ use std::time::Duration;
 use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
+use llmtrace_tests::metrics::Metrics;
 use llmtrace_tests::sdk::{Api, Call, Client, Language, Said, Wrong};
 use llmtrace_tests::stack::Server;
 
@@ -69,13 +70,18 @@ const LONG: u64 = 3500;
 const CONTEXT: &str = "4096";
 
 /// The calls of some legs, with no two alike.
-fn calls(gateway: &Gateway, legs: &[Leg], cases: &[Case], language: Language) -> Vec<Call> {
+fn calls(
+    gateway: &Gateway,
+    legs: &[Leg],
+    cases: &[Case],
+    language: Language,
+) -> Vec<(Front, Call)> {
     let mut calls = Vec::new();
     for (l, leg) in legs.iter().enumerate().filter(|(_, leg)| leg.language == language) {
         let scheme = if matches!(leg.front, Front::Plain | Front::H2c) { "http" } else { "https" };
         for (c, &(api, stream, leave_after, wrong)) in cases.iter().enumerate() {
             let version = if leg.http2 { "h2" } else { "h1" };
-            calls.push(Call {
+            let call = Call {
                 user_agent: format!("{language:?}/{:?}/{version}/{api:?}/{c}", leg.front),
                 url: format!("{scheme}://localhost:{}", gateway.port(leg.front)),
                 http2: leg.http2,
@@ -84,13 +90,34 @@ fn calls(gateway: &Gateway, legs: &[Leg], cases: &[Case], language: Language) ->
                 max_tokens: if leave_after > 0 { LONG } else { 3 + (5 * c + 3 * l) as u64 % 30 },
                 leave_after,
                 wrong,
-            });
+            };
+            calls.push((leg.front, call));
         }
     }
     calls
 }
 
-/// One end of a leg.
+/// A call that was made.
+struct Made {
+    call: Call,
+    said: Said,
+    front: Front,
+    /// The SDK's process.
+    pid: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Process {
+    name: &'static str,
+    pid: u32,
+}
+
+struct Serving {
+    port: u16,
+    process: Process,
+}
+
+/// One end of a connection on a call's way.
 struct Hop {
     role: &'static str,
     server: String,
@@ -98,9 +125,45 @@ struct Hop {
     tls: bool,
 }
 
+/// The four ends on the way of a call.
+fn hops(made: &Made, front: u16, proxy: Process, back: &Serving) -> [Hop; 4] {
+    let tls = matches!(made.front, Front::Tls | Front::Deep);
+    let client = |port, pid, tls| Hop { role: "client", server: format!("127.0.0.1:{port}"), pid, tls };
+    let server = |port, process: Process, tls| {
+        let server = format!("{}:{port}", process.name);
+        Hop { role: "server", server, pid: process.pid, tls }
+    };
+    [
+        client(front, made.pid, tls),
+        server(front, proxy, tls),
+        client(back.port, proxy.pid, false),
+        server(back.port, back.process, false),
+    ]
+}
+
+/// Which call, at which end.
+fn key(user_agent: &str, role: &str, server: &str) -> String {
+    format!("{user_agent} at {role} {server}")
+}
+
+/// The entries of each call at each end.
+fn by_hop(entries: &[Entry]) -> BTreeMap<String, Vec<&Entry>> {
+    let mut found: BTreeMap<_, Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        let user_agent = entry.user_agent.as_deref().unwrap_or_default();
+        found.entry(key(user_agent, &entry.role, &entry.server)).or_default().push(entry);
+    }
+    found
+}
+
+/// The process that serves: the first child, or the one that was started.
+fn worker(children: &[u32], own: u32) -> u32 {
+    children.first().copied().unwrap_or(own)
+}
+
 /// What differs at one hop from what the SDK said.
 fn differences(call: &Call, said: &Said, hop: &Hop, entry: &Entry, wrong: &mut String) {
-    let who = format!("{} at {} {}", call.user_agent, hop.role, hop.server);
+    let who = key(&call.user_agent, hop.role, &hop.server);
     let mut check = |what: &str, sdk: &dyn Debug, traced: &dyn Debug| {
         let (sdk, traced) = (format!("{sdk:?}"), format!("{traced:?}"));
         if sdk != traced {
@@ -110,8 +173,6 @@ fn differences(call: &Call, said: &Said, hop: &Hop, entry: &Entry, wrong: &mut S
     check("TLS", &hop.tls, &entry.tls);
     check("process", &Some(hop.pid), &entry.pid);
     check("endpoint", &call.api.endpoint(), &entry.endpoint.as_str());
-    let path = if call.wrong == Some(Wrong::Path) { "/nowhere" } else { "" };
-    check("path", &format!("{path}{}", call.api.endpoint()), &entry.path);
     check("status", &Some(said.status), &entry.status);
     if said.left {
         check("outcome", &"client_disconnect", &entry.outcome.as_str());
@@ -168,42 +229,86 @@ fn check(kind: Kind) {
     let llm = Server::llama_with(&["--embeddings", "--context", CONTEXT]);
     let deep = (kind != Kind::Nginx).then(Server::granian);
     let gateway = Gateway::start(kind, &llm, deep.as_ref());
-    let worker = |server: u32, children: Vec<u32>| children.first().copied().unwrap_or(server);
     let mut clients = Vec::new();
     for language in [Python, Node] {
         let mut todo = calls(&gateway, LEGS, CASES, language);
         if deep.is_some() {
             todo.extend(calls(&gateway, DEEP, DEEP_CASES, language));
         }
-        clients.push((Client::start(language, &todo), todo));
+        let (fronts, todo): (Vec<_>, Vec<_>) = todo.into_iter().unzip();
+        clients.push((Client::start(language, &todo), fronts, todo));
     }
     let mut options = Options::default().pid(llm.id()).pid(gateway.id());
-    for (client, _) in &clients {
+    for (client, ..) in &clients {
         options = options.pid(client.id());
     }
     if let Some(deep) = &deep {
         options = options.pid(deep.id());
     }
     let agent = options.start();
-    let pids = [vec![gateway.id()], clients.iter().map(|(client, _)| client.id()).collect()];
+    let pids = [vec![gateway.id()], clients.iter().map(|(client, ..)| client.id()).collect()];
     wait_for_probes(&agent, tls_files(&pids.concat()));
 
-    clients.iter().for_each(|(client, _)| client.go());
+    clients.iter().for_each(|(client, ..)| client.go());
     let mut all = Vec::new();
-    for (client, todo) in clients {
-        let pid = client.id();
-        all.extend(todo.into_iter().zip(client.finish()).map(|(call, said)| (pid, call, said)));
+    for (client, fronts, todo) in clients {
+        let (pid, said) = (client.id(), client.finish());
+        let made = fronts.into_iter().zip(todo).zip(said);
+        all.extend(made.map(|((front, call), said)| Made { call, said, front, pid }));
     }
     let count = all.len();
-    let metrics = agent.wait_for_requests("client", 2 * count);
+    agent.wait_for_requests("client", 2 * count);
+    let metrics = agent.wait_for_requests("server", 2 * count);
     let entries = agent.stop();
-    for entry in &entries { println!("{} {} {} {:?} {:?} {} {:?} {} {}", entry.role, entry.server, entry.endpoint, entry.user_agent, entry.status, entry.outcome, entry.pid, entry.tls, entry.token_events); }
-    let _ = (worker, &metrics);
-    for n in ["llmtrace_incomplete_exchanges_total","llmtrace_lost_records_total","llmtrace_lost_bytes_total","llmtrace_parse_resyncs_total"] { for m in metrics.select(n, &[]) { if m.value > 0.0 { println!("METRIC {n} {:?} {}", m.labels, m.value); } } }
+
+    let proxy = Process { name: kind.name(), pid: worker(&gateway.children(), gateway.id()) };
+    let llm = Serving { port: llm.port(), process: Process { name: "llama", pid: llm.id() } };
+    let deep = deep.map(|deep| Serving {
+        port: deep.port(),
+        process: Process { name: "granian", pid: worker(&deep.children(), deep.id()) },
+    });
+    let mut found = by_hop(&entries);
     let mut wrong = String::new();
-    let _ = &mut wrong;
-    let _ : BTreeMap<u8, u8> = BTreeMap::new();
-    let _ = (differences as fn(&Call, &Said, &Hop, &Entry, &mut String), entries);
+    for made in &all {
+        let back = if made.front == Front::Deep { deep.as_ref().expect("it is there") } else { &llm };
+        for hop in hops(made, gateway.port(made.front), proxy, back) {
+            let key = key(&made.call.user_agent, hop.role, &hop.server);
+            match found.remove(&key).unwrap_or_default()[..] {
+                [entry] => differences(&made.call, &made.said, &hop, entry, &mut wrong),
+                ref others => {
+                    let _ = writeln!(wrong, "{key}: traced {} times", others.len());
+                }
+            }
+        }
+    }
+    for key in found.keys() {
+        let _ = writeln!(wrong, "{key}: traced, but no SDK sent it there");
+    }
+    if std::env::var_os("SHOW").is_some() { for e in entries.iter().filter(|e| wrong.contains(e.user_agent.as_deref().unwrap_or("-"))) { println!("SHOW {e:?}"); } for m in all.iter().filter(|e| wrong.contains(&e.call.user_agent)) { println!("SHOW {:?}", m.said); } }
+    assert!(wrong.is_empty(), "{} of {}:\n{wrong}", kind.name(), entries.len());
+    assert_counts(&metrics, &all);
+}
+
+/// The counters say of all hops together what the SDKs say.
+#[track_caller]
+fn assert_counts(metrics: &Metrics, made: &[Made]) {
+    let whole = made.iter().filter(|made| !made.said.left);
+    let sum = |of: fn(&Said) -> Option<u64>| whole.clone().filter_map(|m| of(&m.said)).sum::<u64>();
+    let lasting = made.iter().filter(|made| made.said.left).count() as f64;
+    for role in ["server", "client"] {
+        let seen = metrics.sum("llm_requests_total", &[("role", role)]);
+        assert_eq!(seen, 2.0 * made.len() as f64, "llm_requests_total of {role}");
+        let left = [("role", role), ("outcome", "client_disconnect")];
+        assert_eq!(metrics.sum("llm_requests_total", &left), 2.0 * lasting, "left at {role}");
+        // Nothing tells of a stream that was left how many tokens it would have had.
+        let labels = [("role", role), ("type", "output"), ("source", "usage")];
+        let seen = metrics.sum("llm_tokens_total", &labels);
+        assert_eq!(seen, 2.0 * sum(|said| said.output) as f64, "output tokens at {role}");
+        assert_eq!(metrics.sum("llm_requests_in_flight", &[("role", role)]), 0.0);
+    }
+    assert_eq!(metrics.sum("llmtrace_lost_records_total", &[]), 0.0, "lost records");
+    assert_eq!(metrics.sum("llmtrace_lost_bytes_total", &[]), 0.0, "lost bytes");
+    assert_eq!(metrics.sum("llmtrace_incomplete_exchanges_total", &[]), 0.0, "incomplete");
 }
 
 #[test]

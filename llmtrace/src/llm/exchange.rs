@@ -417,6 +417,14 @@ impl Live {
         if self.end.is_none() || matches!(self.route.dialect, Dialect::Grpc(_)) {
             return false;
         }
+        // A gateway may end the answer that it had to give up properly as far as HTTP can tell.
+        // Triton's answers have no end of their own.
+        if self.is_stream
+            && matches!(self.cut, Some((_, Cut::Client)))
+            && self.route.dialect != Dialect::Triton
+        {
+            return self.stream.has_finished();
+        }
         // A body that lasts until the close looks the same when it is cut short.
         !self.until_close
             || match said {

@@ -149,6 +149,25 @@ fn outcomes() {
             },
             Success,
         ),
+        (
+            "aborted, then ended by a gateway",
+            &[A],
+            |s| {
+                s.exchange.client_left(400);
+                s.write(411, "0\r\n\r\n");
+            },
+            ClientDisconnect(Phase::MidStream),
+        ),
+        (
+            "half closed, no [DONE]",
+            &[],
+            |s| {
+                s.exchange.client_left(400);
+                s.events(410, &[A, STOP]);
+                s.write(411, "0\r\n\r\n");
+            },
+            Success,
+        ),
         ("error, [DONE]", &[A, ERROR, DONE], |s| s.write(9, "0\r\n\r\n"), StreamError),
         ("error, broken off", &[A, ERROR], |s| s.close(9), StreamError),
         ("idle", &[A], |s| s.exchange.timed_out(9), Timeout),
