@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
-use llmtrace_tests::clock::wait_for;
+use llmtrace_tests::clock::{self, wait_for};
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::metrics::Metrics;
 use llmtrace_tests::sdk::{Api, Call, Client, Language, Said, Wrong};
@@ -257,8 +257,7 @@ fn check(kind: Kind) {
         all.extend(made.map(|((front, call), said)| Made { call, said, front, pid }));
     }
     let count = all.len();
-    agent.wait_for_requests("client", 2 * count);
-    let metrics = agent.wait_for_requests("server", 2 * count);
+    let metrics = settled(&agent, 2 * count);
     let entries = agent.stop();
 
     let proxy = Process { name: kind.name(), pid: worker(&gateway.children(), gateway.id()) };
@@ -287,6 +286,20 @@ fn check(kind: Kind) {
     if std::env::var_os("SHOW").is_some() { for e in entries.iter().filter(|e| wrong.contains(e.user_agent.as_deref().unwrap_or("-"))) { println!("SHOW {e:?}"); } for m in all.iter().filter(|e| wrong.contains(&e.call.user_agent)) { println!("SHOW {:?}", m.said); } }
     assert!(wrong.is_empty(), "{} of {}:\n{wrong}", kind.name(), entries.len());
     assert_counts(&metrics, &all);
+}
+
+/// The metrics once there are `count` requests of either role, or once no more can be hoped for: what is
+/// missing is told by name later.
+fn settled(agent: &Agent, count: usize) -> Metrics {
+    let end = clock::now() + Duration::from_secs(10).as_nanos() as u64;
+    loop {
+        let metrics = agent.metrics();
+        let seen = |role| metrics.sum("llm_requests_total", &[("role", role)]) as usize;
+        if seen("client").min(seen("server")) >= count || clock::now() > end {
+            return metrics;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The counters say of all hops together what the SDKs say.

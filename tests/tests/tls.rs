@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
+use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
 use llmtrace_tests::client::{Connection, Record, Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
@@ -14,20 +14,11 @@ use llmtrace_tests::stack::Server;
 
 const COUNT: usize = 50;
 
-/// The agent says that it has found the library before anybody uses it.
-#[track_caller]
-fn assert_attached(agent: &Agent, library: &str) {
-    wait_for(&format!("probes of {library}"), Duration::from_secs(20), || {
-        let labels = [("library", library), ("state", "attached")];
-        (agent.metrics().sum("llmtrace_tls_libraries", &labels) >= 1.0).then_some(())
-    });
-}
-
 /// The mix over eight kept connections, every way in which a client leaves, and the server's own.
 #[track_caller]
 fn check(server: &Server, library: &str) {
     let agent = Options::default().pid(server.id()).start();
-    assert_attached(&agent, library);
+    agent.wait_for_library(library);
     let records = load(&server.address, mix::requests(COUNT), 8);
     assert_eq!(records.len(), COUNT);
     let metrics = agent.wait_for_requests("server", COUNT);
@@ -115,7 +106,7 @@ fn check_proxy(
     faithful: bool,
 ) {
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
-    assert_attached(&agent, library);
+    agent.wait_for_library(library);
     let records = load(&proxy.address, mix::requests(COUNT), 8);
     agent.wait_for_requests("client", COUNT);
     agent.wait_for_requests("server", 2 * COUNT);
