@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::client::Keep;
 use crate::net::{Address, free_port};
 use crate::paths;
 use crate::stack::Server;
@@ -61,12 +62,23 @@ impl Kind {
 }
 
 impl Gateway {
-    /// In front of `llm`, and of `deep`, which speaks HTTP/2.
+    /// In front of `llm`.
     #[track_caller]
-    pub fn start(kind: Kind, llm: &Server, deep: Option<&Server>) -> Self {
+    pub fn start(kind: Kind, llm: &Server) -> Self {
+        Self::before(kind, (llm, Keep::Always), llm)
+    }
+
+    /// In front of `llm`, to which it keeps connections if that is safe, and of `deep`, which speaks
+    /// HTTP/2.
+    #[track_caller]
+    pub fn before(kind: Kind, (llm, keep): (&Server, Keep), deep: &Server) -> Self {
         let ports = [(); 4].map(|()| free_port());
         let [plain, h2c, tls, front] = ports.map(|port| port.to_string());
-        let deep = deep.unwrap_or(llm).port();
+        let deep = deep.port();
+        let [connection, option, keepalive, requests] = match keep {
+            Keep::Always => ["", "http-keep-alive", "2m", "1000000"],
+            Keep::NotAfterStreams => ["close", "http-server-close", "off", "1"],
+        };
         let places = [
             ("@PLAIN@", plain),
             ("@H2C@", h2c),
@@ -74,6 +86,10 @@ impl Gateway {
             ("@DEEP@", front),
             ("@LLM@", format!("127.0.0.1:{}", llm.port())),
             ("@LLM_PORT@", llm.port().to_string()),
+            ("@CONNECTION@", connection.to_owned()),
+            ("@SERVER_OPTION@", option.to_owned()),
+            ("@KEEPALIVE@", keepalive.to_owned()),
+            ("@REQUESTS@", requests.to_owned()),
             ("@DEEP_LLM@", format!("127.0.0.1:{deep}")),
             ("@DEEP_LLM_PORT@", deep.to_string()),
         ];
@@ -137,9 +153,26 @@ impl Gateway {
 }
 
 impl Server {
+    /// LiteLLM in front of `upstream`: a gateway that speaks to its clients in other APIs than to the
+    /// server.
+    #[track_caller]
+    pub fn litellm(upstream: &Self) -> Self {
+        let port = free_port();
+        let llm = ("@LLM@", format!("127.0.0.1:{}", upstream.port()));
+        let (dir, conf) = configure("litellm.yaml.in", &[llm]);
+        let mut command = Command::new(paths::python());
+        command.arg(paths::litellm().join("bin/litellm")).arg("--config").arg(conf);
+        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.env("PYTHONPATH", paths::litellm());
+        // Its list of prices would come from the network.
+        command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
+        command.env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
+        Self::start(&mut command, Address::loopback(port), dir)
+    }
+
     /// nginx in front of `upstream`; serves from a worker process.
     #[track_caller]
     pub fn nginx(upstream: &Self) -> Self {
-        Gateway::start(Kind::Nginx, upstream, None).at(Front::Plain)
+        Gateway::start(Kind::Nginx, upstream).at(Front::Plain)
     }
 }

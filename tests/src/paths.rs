@@ -54,6 +54,12 @@ pub fn python_bin(name: &str) -> PathBuf {
     existing(environment().join("venv/bin").join(name), "a command of the Python venv")
 }
 
+/// The folder of Python packages of `fixtures/litellm.txt`.
+#[track_caller]
+pub fn litellm() -> PathBuf {
+    existing(environment().join("litellm"), "LiteLLM")
+}
+
 /// The envoy of the Python environment, which is a plain binary in a package.
 #[track_caller]
 pub fn envoy() -> PathBuf {

@@ -12,8 +12,8 @@ use crate::process::Process;
 use crate::servers::app::Model;
 use crate::servers::log::{self, ServerRecord};
 
-/// llama.cpp loads its model first.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// llama.cpp loads its model first, LiteLLM a thousand modules.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A running server. Dropping it kills it with its children.
 #[derive(Debug)]

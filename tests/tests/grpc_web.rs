@@ -71,7 +71,7 @@ fn behind_envoy() {
     require_bpf();
     let _alone = serial();
     let server = Server::grpc();
-    let envoy = Gateway::start(Kind::Envoy, &server, Some(&server)).at(Front::Deep);
+    let envoy = Gateway::start(Kind::Envoy, &server).at(Front::Deep);
     let agent = Options::default().pid(envoy.id()).pid(server.id()).start();
     agent.wait_for_library(Kind::Envoy.library());
     // `(plan, outcome, status, messages, tokens)`

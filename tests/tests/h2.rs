@@ -68,7 +68,7 @@ fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::uvicorn("uvloop", "httptools");
-    let nginx = Gateway::start(Kind::Nginx, &upstream, None).at(Front::H2c);
+    let nginx = Gateway::start(Kind::Nginx, &upstream).at(Front::H2c);
     let agent = Options::default().pid(nginx.id()).pid(upstream.id()).start();
     let records = Connection::new(&nginx.address).load(mix::requests(COUNT));
     agent.wait_for_requests("client", COUNT);

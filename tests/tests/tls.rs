@@ -139,7 +139,7 @@ fn check_proxy(
 #[track_caller]
 fn check_gateway(kind: Kind, leave: fn(&Server) -> Vec<Record>, faithful: bool) {
     let upstream = Server::app(Model::Thread);
-    let proxy = Gateway::start(kind, &upstream, None).at(Front::Tls);
+    let proxy = Gateway::start(kind, &upstream).at(Front::Tls);
     check_proxy(&upstream, &proxy, kind.library(), leave, faithful);
 }
 

@@ -254,6 +254,6 @@ fn library_loaded_later() {
     let labels = [("library", "openssl"), ("state", "attached")];
     assert_eq!(agent.metrics().sum("llmtrace_tls_libraries", &labels), 0.0);
     fs::write(dir.join("go"), "").unwrap();
-    assert_attached(&agent, "openssl");
+    agent.wait_for_library("openssl");
     agent.stop();
 }

@@ -337,7 +337,8 @@ impl Live {
             _ if lost.is_some() => lost.unwrap_or(start),
             (Some(end), _) => end,
             (None, Some(_)) if self.stream.done => self.last_byte.unwrap_or(start),
-            (None, Some((t, _))) => t,
+            // It may have been cut before it began: by a server that had just closed.
+            (None, Some((t, _))) => t.max(start),
             (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
         };
         let said = said.unwrap_or_default();

@@ -189,6 +189,15 @@ fn outcomes() {
     }
 }
 
+/// A client may send a request on a connection that the server has closed.
+#[test]
+fn cut_before_it_began() {
+    let mut exchange = start("/v1/chat/completions", ASK);
+    exchange.server_left(40);
+    let f = exchange.finish();
+    assert_eq!((f.outcome, f.start, f.end), (Outcome::ServerDisconnect, 100, 100));
+}
+
 #[test]
 fn bodies_that_last_until_the_close() {
     let run = |kind: &str, body: &str, left: bool| {
