@@ -178,6 +178,7 @@ impl Exchange {
         live.first_byte = Some(t);
         live.last_byte = Some(t);
         live.status = Some(head.status);
+        live.grpc_status = live.grpc_status.or(head.grpc_status);
         live.until_close = head.framing == Framing::UntilClose;
         let framing = body::Framing::of(&live.route, &live.asked, head);
         live.is_stream = framing.is_stream();
@@ -195,7 +196,10 @@ impl Exchange {
         live.last_byte = Some(t);
         match &mut live.body {
             Body::Events(events) => events.push(t, bytes, &mut live.stream),
-            Body::Messages(messages) => body::on_messages(t, bytes, messages, &mut live.stream),
+            Body::Messages(messages) => {
+                let status = body::on_messages(t, bytes, messages, &mut live.stream);
+                live.grpc_status = live.grpc_status.or(status);
+            }
             Body::Whole(whole) => {
                 whole.push(bytes);
                 if let Some(payload) = &mut live.payload {
@@ -372,7 +376,8 @@ impl Live {
             _ if lost.is_some() => lost.unwrap_or(start),
             (Some(end), _) => end,
             (None, Some(_)) if self.stream.done => self.last_byte.unwrap_or(start),
-            (None, Some((t, _))) => t,
+            // It may have been cut before it began: by a server that had just closed.
+            (None, Some((t, _))) => t.max(start),
             (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
         };
         let said = said.unwrap_or_default();
@@ -474,6 +479,14 @@ impl Live {
     fn ended_properly(&self, said: Option<&Said>) -> bool {
         if self.end.is_none() || matches!(self.route.dialect, Dialect::Grpc(_)) {
             return false;
+        }
+        // A gateway may end the answer that it had to give up properly as far as HTTP can tell.
+        // Triton's answers have no end of their own.
+        if self.is_stream
+            && matches!(self.cut, Some((_, Cut::Client)))
+            && self.route.dialect != Dialect::Triton
+        {
+            return self.stream.has_finished();
         }
         // A body that lasts until the close looks the same when it is cut short.
         !self.until_close
