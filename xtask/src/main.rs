@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod build;
 mod ci;
+mod dashboards;
 mod demo;
 mod fixtures;
 mod flow;
@@ -35,6 +36,7 @@ enum Verb {
     Lint(lint::Args),
     Bench(bench::Args),
     Vm(vm::Args),
+    Dashboards(dashboards::Args),
     Ci(ci::Args),
 }
 
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Lint(args) => lint::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Dashboards(args) => dashboards::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {
