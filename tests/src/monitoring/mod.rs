@@ -204,7 +204,7 @@ impl Alertmanager {
         let config = replaced(&config, "group_wait: 30s", "group_wait: 1s");
         let config = replaced(&config, "group_interval: 5m", "group_interval: 1s");
         fs::write(dir.join("alertmanager.yml"), config).expect("a temporary file");
-        let mut command = Command::new(paths::monitoring("prometheus-alertmanager"));
+        let mut command = alertmanager();
         command.current_dir(dir.path());
         command.args(["--config.file=alertmanager.yml", "--storage.path=data"]);
         // Alone: it would look for others on every interface.
@@ -216,6 +216,22 @@ impl Alertmanager {
     pub fn port(&self) -> u16 {
         self.0.port
     }
+}
+
+/// Debian's looks for its templates below /usr/share, and will not start without. Where it is only
+/// unpacked, it gets a /usr/share of its own, which nobody else sees.
+fn alertmanager() -> Command {
+    let program = paths::monitoring("prometheus-alertmanager");
+    let templates = "share/prometheus/alertmanager/default.tmpl";
+    let unpacked = program.ancestors().nth(2).expect("a program in usr/bin").to_path_buf();
+    if Path::new("/usr").join(templates).exists() || !unpacked.join(templates).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount --bind \"$0\" /usr/share && exec \"$@\"");
+    command.arg(unpacked.join("share")).arg(program);
+    command
 }
 
 /// As a value in a URL.

@@ -134,10 +134,12 @@ fn app(n: usize, model: &str, faults: bool) -> Request {
         11 => (ask.plan.hang_after, abort) = (Some(5), Some(AbortAt::Tokens(5))),
         13 => (ask.plan.hang_after, abort) = (Some(0), Some(AbortAt::Events(1))),
         15 => ask.plan.drop_after = Some(4),
+        // The kernel sends an event from a file: nobody sees its bytes, and the request is incomplete.
+        17 => ask.plan.sendfile = Some(3),
         _ => {}
     }
     // Only a stream can end in its middle.
-    ask.stream |= matches!(kind, 7 | 11 | 13 | 15);
+    ask.stream |= matches!(kind, 7 | 11 | 13 | 15 | 17);
     let request = Request::new(format!("llmtrace-traffic/{n}"), &ask);
     match abort {
         Some(at) => request.abort(at, n % 40 >= 20),
