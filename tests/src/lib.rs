@@ -14,6 +14,7 @@ pub mod h2;
 pub mod http;
 pub mod metrics;
 pub mod mix;
+pub mod monitoring;
 pub mod net;
 pub mod pass;
 pub mod paths;

@@ -75,6 +75,18 @@ pub fn node() -> PathBuf {
     existing(environment().join("node/node_modules"), "the Node packages").with_file_name("")
 }
 
+/// A program of Debian's packages of Prometheus.
+#[track_caller]
+pub fn monitoring(name: &str) -> PathBuf {
+    let unpacked = environment().join("prometheus/usr/bin").join(name);
+    if unpacked.exists() {
+        return unpacked;
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut all = env::split_paths(&path).map(|dir| dir.join(name));
+    existing(all.find(|file| file.is_file()).unwrap_or(unpacked), "a program of Prometheus")
+}
+
 /// The tiny model that llama.cpp serves.
 #[track_caller]
 pub fn model() -> PathBuf {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::toolchain::on_path;
-use crate::{apt, sh};
+use crate::{apt, dashboards, sh};
 
 const FIXTURES: &str = "tests/fixtures";
 /// Small enough to be made in seconds and to answer at thousands of tokens per second.
@@ -23,6 +23,8 @@ pub fn ensure() -> Result<()> {
     tmux()?;
     systemd()?;
     browser()?;
+    dashboards::packages()?;
+    dashboards::prometheus()?;
     model()
 }
 
@@ -37,7 +39,7 @@ fn read(name: &str) -> Result<String> {
 
 /// Does `make` unless the stamp in `dir` says that it was done from these very inputs. The stamp is
 /// written last, so what was interrupted is done again from the start.
-fn once(dir: &Path, inputs: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn once(dir: &Path, inputs: &str, make: impl FnOnce() -> Result<()>) -> Result<()> {
     let stamp = dir.join(".xtask-stamp");
     if fs::read_to_string(&stamp).is_ok_and(|made_from| made_from == inputs) {
         return Ok(());
@@ -108,6 +110,19 @@ fn find_python() -> Option<PathBuf> {
 fn node() -> Result<()> {
     let (package, lock) = (read("package.json")?, read("package-lock.json")?);
     let dir = sh::root().join("target/node");
+    node_programs()?;
+    once(&dir, &format!("{package}{lock}"), || {
+        sh::say("Node packages of the tests into target/node");
+        fs::write(dir.join("package.json"), &package)?;
+        fs::write(dir.join("package-lock.json"), &lock)?;
+        let mut npm = sh::command("npm", ["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        sh::quiet(npm.current_dir(&dir))
+            .context("npm could not install tests/fixtures/package-lock.json")
+    })
+}
+
+/// `node` and `npm`.
+pub fn node_programs() -> Result<()> {
     if apt::available() {
         // Node's own packages bring npm along, Debian's do not.
         if on_path("node").is_none() {
@@ -126,14 +141,7 @@ fn node() -> Result<()> {
             if version.is_empty() { "none" } else { &version }
         );
     }
-    once(&dir, &format!("{package}{lock}"), || {
-        sh::say("Node packages of the tests into target/node");
-        fs::write(dir.join("package.json"), &package)?;
-        fs::write(dir.join("package-lock.json"), &lock)?;
-        let mut npm = sh::command("npm", ["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
-        sh::quiet(npm.current_dir(&dir))
-            .context("npm could not install tests/fixtures/package-lock.json")
-    })
+    Ok(())
 }
 
 fn nginx() -> Result<()> {

@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod build;
 mod ci;
+mod dashboards;
 mod demo;
 mod fixtures;
 mod flow;
@@ -38,6 +39,7 @@ enum Verb {
     Bench(bench::Args),
     Vm(vm::Args),
     Fuzz(fuzz::Args),
+    Dashboards(dashboards::Args),
     Ci(ci::Args),
 }
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Dashboards(args) => dashboards::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {

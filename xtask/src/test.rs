@@ -27,6 +27,7 @@ pub fn run(args: &Args) -> Result<()> {
         return unit(args);
     }
     fixtures::ensure()?;
+    crate::dashboards::check()?;
     crate::build::run(&crate::build::Args { release: true })?;
     unit(args)?;
     end_to_end(args)
