@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::MAX_EVENT;
+use crate::llm::Usage;
 
 const LONG: usize = 2 << 20;
 
@@ -31,7 +32,7 @@ fn every_way(path: &str, body: &str, kind: &str, text: &str) -> Finished {
     });
     assert_eq!(format!("{:?}", all[0]), format!("{:?}", all[1]));
     assert_eq!(format!("{:?}", all[0]), format!("{:?}", all[2]));
-    std::mem::replace(&mut all[0], nothing(Role::Server, 0))
+    std::mem::replace(&mut all[0], Finished::new(Role::Server, 0))
 }
 
 #[test]
