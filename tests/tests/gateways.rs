@@ -138,7 +138,8 @@ struct Hop {
 /// The four ends on the way of a call.
 fn hops(made: &Made, front: u16, proxy: Process, back: &Serving) -> [Hop; 4] {
     let tls = matches!(made.front, Front::Tls | Front::Deep);
-    let client = |port, pid, tls| Hop { role: "client", server: format!("127.0.0.1:{port}"), pid, tls };
+    let client =
+        |port, pid, tls| Hop { role: "client", server: format!("127.0.0.1:{port}"), pid, tls };
     let server = |port, process: Process, tls| {
         let server = format!("{}:{port}", process.name);
         Hop { role: "server", server, pid: process.pid, tls }
@@ -286,7 +287,8 @@ fn check(kind: Kind) {
     let mut wrong = String::new();
     let mut given_up = 0;
     for made in &all {
-        let back = if made.front == Front::Deep { deep.as_ref().expect("it is there") } else { &llm };
+        let back =
+            if made.front == Front::Deep { deep.as_ref().expect("it is there") } else { &llm };
         let cut = kind == Kind::Caddy && made.was_given_up();
         given_up += usize::from(cut);
         for hop in hops(made, gateway.port(made.front), proxy, back) {
