@@ -80,7 +80,7 @@ fn installed_started_and_purged() {
     let agent = line(&mut process, "agent: ");
     let agent: i32 = agent.trim_start_matches("agent: ").parse().unwrap();
     let exe = fs::read_link(format!("/proc/{agent}/exe")).unwrap();
-    assert_eq!(exe, Path::new("/usr/bin/llmtrace"), "in its own root");
+    assert!(exe.ends_with("root/usr/bin/llmtrace"), "in its own root: {}", exe.display());
     kill_process(Pid::from_raw(agent).unwrap(), Signal::TERM).unwrap();
     let status = process.wait(Duration::from_secs(60));
     let printed = process.finish_output();
