@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod ci;
 mod dashboards;
+mod deb;
 mod demo;
 mod fixtures;
 mod flow;
@@ -40,6 +41,7 @@ enum Verb {
     Vm(vm::Args),
     Fuzz(fuzz::Args),
     Dashboards(dashboards::Args),
+    Deb(deb::Args),
     Ci(ci::Args),
 }
 
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Dashboards(args) => dashboards::run(&args),
+        Verb::Deb(args) => deb::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };
     match result {

@@ -29,6 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     fixtures::ensure()?;
     crate::dashboards::check()?;
     crate::build::run(&crate::build::Args { release: true })?;
+    crate::deb::package()?;
     unit(args)?;
     end_to_end(args)
 }
