@@ -193,12 +193,13 @@ impl Decoder {
         if self.flows {
             return more(bytes, on);
         }
-        // The limit must not depend on where the pieces were cut, and must leave room for a
-        // field's name.
+        // The limit must not depend on where the pieces were cut, and must leave room for the name
+        // of an event.
         let (start, end) = self.data;
+        let room = MAX_EVENT_NAME + MAX_FIELD;
         let max = match self.long {
-            true => MAX_EVENT_NAME + MAX_FIELD,
-            false => end + MAX_EVENT.saturating_sub(end - start).max(MAX_FIELD),
+            true => room,
+            false => end + MAX_EVENT.saturating_sub(end - start).max(room),
         };
         let kept = buf::append(&mut self.buf, bytes, max);
         let line = &self.buf[end..];

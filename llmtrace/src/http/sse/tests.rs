@@ -25,7 +25,7 @@ fn decode(pieces: &[&[u8]]) -> Vec<(String, Vec<u8>, bool)> {
     };
     for piece in pieces {
         decoder.push(piece, &mut keep);
-        assert!(decoder.buffered() <= MAX_EVENT + MAX_EVENT_NAME + 16);
+        assert!(decoder.buffered() <= MAX_EVENT + 2 * MAX_EVENT_NAME + 16);
     }
     decoder.finish(keep);
     events
@@ -105,6 +105,22 @@ fn long_events_are_handed_out_as_they_come() {
     assert_eq!(whole[3].1, [b"v\n\n".repeat(lines - 1), b"v\n".to_vec()].concat());
     for size in [7, 1000, 65_536, MAX_EVENT - 1, MAX_EVENT, MAX_EVENT + 1] {
         assert!(decode(&text.chunks(size).collect::<Vec<_>>()) == whole, "pieces of {size}");
+    }
+}
+
+/// Found by libFuzzer: of an event that is as long as one may be, the name was cut where the pieces
+/// were.
+#[test]
+fn a_name_behind_much_data() {
+    for short in 0..100 {
+        let mut text = b"data: ".to_vec();
+        text.resize(MAX_EVENT - short, b'x');
+        let name = "n".repeat(MAX_EVENT_NAME - 3);
+        text.extend_from_slice(format!("\nevent: {name}\ndata: y\n\n").as_bytes());
+        let whole = decode(&[&text]);
+        assert_eq!(whole[0].0, name, "{short}");
+        let (head, tail) = text.split_at(text.len() - 40);
+        assert!(decode(&[head, tail]) == whole, "{short}");
     }
 }
 

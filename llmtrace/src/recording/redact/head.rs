@@ -26,7 +26,7 @@ const KEPT: &[&[u8]] = &[
     b"vary",
 ];
 /// Query parameters whose values stay.
-const KEPT_QUERY: &[&[u8]] = &[b"alt", b"api-version", b"stream"];
+const KEPT_QUERY: &[&[u8]] = &[b"alt", b"api-version", b"deployment", b"model", b"stream"];
 const MAX_NAME: usize = 32;
 const MAX_METHOD: usize = 16;
 const VERSION: &[u8] = b"HTTP/1.";

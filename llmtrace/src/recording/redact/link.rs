@@ -6,10 +6,11 @@ use super::FILLER;
 use super::head::Head;
 use super::json::Json;
 use super::sse::Sse;
+use super::websocket::WebSocket;
 use crate::http::chunked::Chunked;
 use crate::http::head::{Framing, request, response};
 use crate::http::{Asked, MAX_PIPELINE, Sniff, looks_like_request, looks_like_response};
-use crate::llm::dialect::classify;
+use crate::llm::dialect::{classify, realtime};
 use crate::record::Direction;
 
 /// The text of a body.
@@ -52,6 +53,8 @@ enum State {
     Length(u64, Text),
     Chunked(Chunked, Text),
     UntilClose(Text),
+    /// Frames of a session with an LLM.
+    WebSocket(Box<WebSocket>),
     /// Not HTTP any more.
     Tunnel,
     /// Until a message begins.
@@ -61,9 +64,20 @@ enum State {
 /// What the end of a head leads to.
 enum Next {
     Body(Framing, Text),
+    /// The agreement on a WebSocket with an LLM.
+    Session,
     /// The real response is still to come.
     Interim,
     Bad,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    asked: Asked,
+    /// Calls an LLM.
+    llm: bool,
+    /// Asks for a WebSocket with one.
+    session: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,8 +86,8 @@ pub struct Link {
     asks: Option<Direction>,
     request: State,
     response: State,
-    /// Requests whose responses are to come, and whether they call an LLM.
-    asked: VecDeque<(Asked, bool)>,
+    /// Requests whose responses are to come.
+    asked: VecDeque<Request>,
     seen: bool,
 }
 
@@ -119,6 +133,7 @@ impl Link {
         }
         if !asking {
             self.forget();
+            self.follow();
         }
     }
 
@@ -126,6 +141,18 @@ impl Link {
     fn forget(&mut self) {
         if matches!(self.response, State::Lost) {
             self.asked.clear();
+        }
+    }
+
+    /// The server agreed on a WebSocket: what the client says from here on are frames. Where they
+    /// begin is only known if it waited.
+    fn follow(&mut self) {
+        if matches!(self.response, State::WebSocket(_)) {
+            self.request = match std::mem::replace(&mut self.request, State::Tunnel) {
+                State::Idle => State::WebSocket(Box::default()),
+                state @ State::WebSocket(_) => state,
+                _ => State::Tunnel,
+            };
         }
     }
 
@@ -141,6 +168,10 @@ impl Link {
         };
         let survives = match (&mut *state, len) {
             (State::Tunnel, _) => true,
+            (State::WebSocket(frames), len) => {
+                frames.gap(len.unwrap_or(u64::MAX));
+                true
+            }
             (State::Length(left, text), Some(len)) if *left >= len => {
                 *left -= len;
                 *text = Text::Opaque;
@@ -235,6 +266,10 @@ fn step(
             text.redact(bytes);
             all
         }
+        State::WebSocket(frames) => {
+            frames.redact(bytes);
+            all
+        }
         State::Tunnel | State::Lost => {
             bytes.fill(FILLER);
             all
@@ -254,6 +289,7 @@ fn framing(bytes: &mut [u8]) {
 fn after_head(next: Next) -> State {
     match next {
         Next::Interim => State::Idle,
+        Next::Session => State::WebSocket(Box::default()),
         Next::Bad => State::Lost,
         Next::Body(framing, text) => match framing {
             Framing::None => State::Idle,
@@ -265,23 +301,30 @@ fn after_head(next: Next) -> State {
     }
 }
 
-fn request_end(raw: &[u8], asked: &mut VecDeque<(Asked, bool)>) -> Next {
+fn request_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
     let Ok(Some((head, _))) = request(raw) else { return Next::Bad };
     let llm = classify(&head).is_some();
     if asked.len() < MAX_PIPELINE {
-        asked.push_back((Asked::of(head.method), llm));
+        let session = realtime::classify(&head).is_some();
+        asked.push_back(Request { asked: Asked::of(head.method), llm, session });
     }
     let coded = head.content_encoding.is_some_and(|v| !v.eq_ignore_ascii_case("identity"));
     Next::Body(head.framing, Text::of(head.content_type, coded, llm))
 }
 
-fn response_end(raw: &[u8], asked: &mut VecDeque<(Asked, bool)>) -> Next {
+fn response_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
     let Ok(Some((head, _))) = response(raw) else { return Next::Bad };
     if (100..200).contains(&head.status) && head.status != 101 {
         return Next::Interim;
     }
     // The record of a request may come after that of its response: then the structure has to stay.
-    let (asked, llm) = asked.pop_front().unwrap_or((Asked::Other, true));
+    let unknown = Request { asked: Asked::Other, llm: true, session: false };
+    let Request { asked, llm, session } = asked.pop_front().unwrap_or(unknown);
+    let websocket = head.upgrade.is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    // With an extension (compression) its frames are filled like anything else.
+    if head.status == 101 && session && websocket && head.websocket_extensions.is_none() {
+        return Next::Session;
+    }
     let framing = match asked {
         Asked::Head => Framing::None,
         Asked::Connect if (200..300).contains(&head.status) => Framing::Tunnel,

@@ -2,7 +2,7 @@
 //! what an exchange is measured by: a replay finds the same exchanges.
 //!
 //! Text becomes filler of the same length. What is kept is listed ([`json`], [`head`]); what
-//! cannot be parsed is filled whole: bodies that are compressed or no JSON, WebSockets, HTTP/2.
+//! cannot be parsed is filled whole: bodies and WebSockets that are compressed or no JSON, HTTP/2.
 //!
 //! Records are put into order for that as the pipeline does it, and come out in the order in
 //! which they came in: one that has to wait for another holds back those behind it.
@@ -11,6 +11,7 @@ mod head;
 mod json;
 mod link;
 mod sse;
+mod websocket;
 
 use std::collections::VecDeque;
 

@@ -161,6 +161,98 @@ fn no_word_stays_and_the_exchanges_do() {
     }
 }
 
+/// A frame of a WebSocket; a client masks it.
+fn frame(first: u8, mask: bool, payload: &[u8]) -> Vec<u8> {
+    let (mut bytes, bit) = (vec![first], if mask { 0x80 } else { 0 });
+    match payload.len() {
+        n if n < 126 => bytes.push(bit | n as u8),
+        n => {
+            bytes.push(bit | 126);
+            bytes.extend((n as u16).to_be_bytes());
+        }
+    }
+    let key = if mask { [5, 6, 7, 250] } else { [0; 4] };
+    if mask {
+        bytes.extend(key);
+    }
+    bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k));
+    bytes
+}
+
+/// A Realtime session, with a message in two frames, a ping within it, and a close at the end.
+fn session(extensions: &str) -> Vec<(Direction, Vec<u8>)> {
+    let ask = "GET /v1/realtime?model=m-1 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer zqsecret\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: zqkey\r\n\r\n";
+    let agree = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{extensions}\r\n"
+    );
+    let text = |text: &str| frame(0x81, false, text.as_bytes());
+    let created = r#"{"type":"session.created","session":{"id":"s","model":"gpt-realtime","instructions":"zqrules","tools":[{"zqkey":1}]}}"#;
+    let item = r#"{"type":"conversation.item.create","item":{"role":"user","content":[{"type":"input_text","text":"zqprompt"}]}}"#;
+    let (head, tail) = item.split_at(90);
+    let asked = [
+        frame(0x01, true, head.as_bytes()),
+        frame(0x89, true, b"zqping"),
+        frame(0x80, true, tail.as_bytes()),
+        frame(0x82, true, b"zqaudio zqaudio"),
+        frame(0x81, true, br#"{"type":"response.create","response":{"instructions":"zqmore"}}"#),
+    ];
+    let said = [
+        text(r#"{"type":"response.created","response":{"id":"r-1","status":"in_progress"}}"#),
+        text(r#"{"type":"response.output_audio.delta","response_id":"r-1","delta":"zqaudio"}"#),
+        text(r#"{"type":"response.output_text.delta","response_id":"r-1","delta":"zqanswer"}"#),
+        text(
+            r#"{"type":"response.done","response":{"id":"r-1","status":"incomplete","status_details":{"type":"incomplete","reason":"max_output_tokens"},"output":[{"content":[{"transcript":"zqanswer"}]}],"usage":{"input_tokens":31,"output_tokens":9,"input_token_details":{"cached_tokens":5}}}}"#,
+        ),
+        frame(0x88, false, b"\x03\xe8zqbye"),
+    ];
+    vec![
+        (Direction::Read, ask.into()),
+        (Direction::Write, [agree.as_bytes(), &text(created)].concat()),
+        (Direction::Read, asked.concat()),
+        (Direction::Write, said.concat()),
+    ]
+}
+
+#[test]
+fn a_websocket_session() {
+    let plain = session("");
+    // No word may show behind its mask either.
+    let unmask = |out: &[u8]| -> Vec<u8> {
+        let key = [5, 6, 7, 250u8];
+        (0..4)
+            .flat_map(|n| out.iter().enumerate().map(move |(i, b)| b ^ key[(i + n) % 4]))
+            .collect()
+    };
+    for size in [1, 2, 3, 7, 64, 1000, usize::MAX] {
+        let (out, before, after) = redact(&records(&plain, size));
+        for text in [&out, &unmask(&out)] {
+            let text = String::from_utf8_lossy(text);
+            assert!(!text.contains("zq"), "{size}: {text}");
+        }
+        assert_eq!(before.len(), 1);
+        for said in ["prompt: Some(31)", "gpt-realtime", "max_output_tokens", "token_events: 2"] {
+            assert!(before[0].contains(said), "{said}: {before:?}");
+        }
+        assert_eq!(before, after, "{size}");
+    }
+    // A record that is missing hides what it touches.
+    let all = records(&plain, 40);
+    for lost in 0..all.len() {
+        let mut some = all.clone();
+        some.remove(lost);
+        let (out, before, after) = redact(&some);
+        for text in [&out, &unmask(&out)] {
+            assert!(!String::from_utf8_lossy(text).contains("zq"), "{lost}");
+        }
+        assert_eq!(before, after, "{lost}");
+    }
+    // With an extension everything is filled, and nothing is taken for what it is not.
+    let (out, _, after) =
+        redact(&records(&session("Sec-WebSocket-Extensions: permessage-deflate\r\n"), 64));
+    assert!(!String::from_utf8_lossy(&out).contains("realtime\""));
+    assert_eq!(after, [""; 0]);
+}
+
 #[test]
 fn a_gap_hides_the_rest_of_its_body() {
     let all = records(&conversation(), 50);
