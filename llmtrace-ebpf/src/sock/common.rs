@@ -17,11 +17,11 @@ use crate::{
     emit::copy::segment,
     kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
-        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NET,
-        SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR,
-        SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID, TCP_BYTES_ACKED,
-        TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA, TCP_WRITE_SEQ, UNIX_ADDR,
-        UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
+        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DONE, SOCK_DPORT, SOCK_FAMILY,
+        SOCK_FLAGS, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR,
+        SOCK_V6_RCV_SADDR, SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID,
+        TCP_BYTES_ACKED, TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA,
+        TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
     },
     memory::{Memory, place},
     tls,
@@ -142,7 +142,15 @@ fn sequence<A: Access>(way: Way, tcp: u64) -> Option<u32> {
         return None;
     }
     match way {
-        Way::Read => A::get(tcp, &TCP_COPIED_SEQ),
+        Way::Read => {
+            let copied: u32 = A::get(tcp, &TCP_COPIED_SEQ)?;
+            let flags: u64 = A::get(tcp, &SOCK_FLAGS)?;
+            // A FIN has a place in the stream, too, and a read that takes the bytes right before it
+            // takes it with them.
+            let finished =
+                flags & (1 << SOCK_DONE.load()) != 0 && A::get::<u32>(tcp, &TCP_RCV_NXT)? == copied;
+            Some(copied.wrapping_sub(u32::from(finished)))
+        }
         Way::Write => A::get(tcp, &TCP_WRITE_SEQ),
     }
 }
