@@ -333,7 +333,8 @@ impl Live {
             _ if lost.is_some() => lost.unwrap_or(start),
             (Some(end), _) => end,
             (None, Some(_)) if self.stream.done => self.last_byte.unwrap_or(start),
-            (None, Some((t, _))) => t,
+            // It may have been cut before it began: by a server that had just closed.
+            (None, Some((t, _))) => t.max(start),
             (None, None) => self.last_byte.or(self.request_end).unwrap_or(start),
         };
         let said = said.unwrap_or_default();
@@ -416,6 +417,14 @@ impl Live {
     fn ended_properly(&self, said: Option<&Said>) -> bool {
         if self.end.is_none() || matches!(self.route.dialect, Dialect::Grpc(_)) {
             return false;
+        }
+        // A gateway may end the answer that it had to give up properly as far as HTTP can tell.
+        // Triton's answers have no end of their own.
+        if self.is_stream
+            && matches!(self.cut, Some((_, Cut::Client)))
+            && self.route.dialect != Dialect::Triton
+        {
+            return self.stream.has_finished();
         }
         // A body that lasts until the close looks the same when it is cut short.
         !self.until_close

@@ -149,6 +149,25 @@ fn outcomes() {
             },
             Success,
         ),
+        (
+            "aborted, then ended by a gateway",
+            &[A],
+            |s| {
+                s.exchange.client_left(400);
+                s.write(411, "0\r\n\r\n");
+            },
+            ClientDisconnect(Phase::MidStream),
+        ),
+        (
+            "half closed, no [DONE]",
+            &[],
+            |s| {
+                s.exchange.client_left(400);
+                s.events(410, &[A, STOP]);
+                s.write(411, "0\r\n\r\n");
+            },
+            Success,
+        ),
         ("error, [DONE]", &[A, ERROR, DONE], |s| s.write(9, "0\r\n\r\n"), StreamError),
         ("error, broken off", &[A, ERROR], |s| s.close(9), StreamError),
         ("idle", &[A], |s| s.exchange.timed_out(9), Timeout),
@@ -168,6 +187,15 @@ fn outcomes() {
         step(&mut server);
         assert_eq!(server.finish().outcome, *outcome, "{name}");
     }
+}
+
+/// A client may send a request on a connection that the server has closed.
+#[test]
+fn cut_before_it_began() {
+    let mut exchange = start("/v1/chat/completions", ASK);
+    exchange.server_left(40);
+    let f = exchange.finish();
+    assert_eq!((f.outcome, f.start, f.end), (Outcome::ServerDisconnect, 100, 100));
 }
 
 #[test]
