@@ -49,6 +49,8 @@ pub struct ResponseHead<'a> {
     pub upgrade: Option<&'a str>,
     /// `Sec-WebSocket-Extensions`, as agreed.
     pub websocket_extensions: Option<&'a str>,
+    /// Of a gRPC answer that has no message.
+    pub grpc_status: Option<u32>,
     pub keep_alive: bool,
     pub framing: Framing,
 }
@@ -106,6 +108,7 @@ struct Fields<'a> {
     expect_continue: bool,
     upgrade: Option<&'a str>,
     websocket_extensions: Option<&'a str>,
+    grpc_status: Option<u32>,
     close: bool,
     keep_alive: bool,
     length: Option<u64>,
@@ -139,6 +142,7 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
                 f.keep_alive |= has_token(h.value, "keep-alive");
             }
             11 if is("traceparent") => f.traceparent = text(),
+            11 if is("grpc-status") => f.grpc_status = text().and_then(|text| text.parse().ok()),
             12 if is("content-type") => f.content_type = text(),
             14 if is("content-length") => {
                 for part in h.value.split(|&b| b == b',') {
@@ -267,6 +271,7 @@ pub fn response(bytes: &[u8]) -> Result<Option<(ResponseHead<'_>, usize)>, H1Err
         content_encoding: f.content_encoding,
         upgrade: f.upgrade,
         websocket_extensions: f.websocket_extensions,
+        grpc_status: f.grpc_status,
         keep_alive: !f.close && (minor > 0 || f.keep_alive),
         framing,
     };

@@ -27,8 +27,8 @@ impl Framing {
     pub fn of(route: &Route, asked: &Asked, head: &ResponseHead<'_>) -> Self {
         if let Dialect::Grpc(call) = route.dialect {
             // A gateway's own error is no gRPC.
-            let streams = call.streams && head.status < 400;
-            return if streams { Self::Messages(call) } else { Self::Opaque };
+            let read = (call.streams || call.web) && head.status < 400;
+            return if read { Self::Messages(call) } else { Self::Opaque };
         }
         let lines = ["application/x-ndjson", "application/ndjson", "application/jsonl"];
         if head.is_type("text/event-stream") {
@@ -45,7 +45,11 @@ impl Framing {
     }
 
     pub fn is_stream(self) -> bool {
-        !matches!(self, Self::Whole | Self::Opaque)
+        match self {
+            Self::Messages(call) => call.streams,
+            Self::Whole | Self::Opaque => false,
+            Self::Sse | Self::Lines | Self::Array | Self::Frames => true,
+        }
     }
 }
 
@@ -81,7 +85,7 @@ impl Body {
         match self {
             Self::None => 0,
             Self::Events(events) => size_of::<Events>() + events.buffered(),
-            Self::Messages(_) => size_of::<grpc::Messages>(),
+            Self::Messages(messages) => size_of::<grpc::Messages>() + messages.buffered(),
             Self::Whole(_) => size_of::<Whole>(),
         }
     }
@@ -208,14 +212,20 @@ fn on_event(
     stream.event(t, &seen, &facts);
 }
 
-/// Messages of a gRPC answer: each is an event.
+/// Messages of a gRPC answer: each is an event. The call's status, if it is among them.
 #[inline(never)]
-pub fn on_messages(t: Ns, bytes: &[u8], messages: &mut grpc::Messages, stream: &mut Stream) {
+pub fn on_messages(
+    t: Ns,
+    bytes: &[u8],
+    messages: &mut grpc::Messages,
+    stream: &mut Stream,
+) -> Option<u32> {
     messages.push(bytes, |message| {
         let tokens = !message.empty && !message.error;
         let facts = Facts { error: message.error, ..Facts::default() };
         on_message(t, Some(Choice { tokens, ..Choice::default() }), &facts, stream);
     });
+    messages.status()
 }
 
 /// A message, with what it says of its one choice.

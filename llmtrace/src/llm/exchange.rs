@@ -168,6 +168,7 @@ impl Exchange {
         live.first_byte = Some(t);
         live.last_byte = Some(t);
         live.status = Some(head.status);
+        live.grpc_status = live.grpc_status.or(head.grpc_status);
         live.until_close = head.framing == Framing::UntilClose;
         let framing = body::Framing::of(&live.route, &live.asked, head);
         live.is_stream = framing.is_stream();
@@ -185,7 +186,10 @@ impl Exchange {
         live.last_byte = Some(t);
         match &mut live.body {
             Body::Events(events) => events.push(t, bytes, &mut live.stream),
-            Body::Messages(messages) => body::on_messages(t, bytes, messages, &mut live.stream),
+            Body::Messages(messages) => {
+                let status = body::on_messages(t, bytes, messages, &mut live.stream);
+                live.grpc_status = live.grpc_status.or(status);
+            }
             Body::Whole(whole) => whole.push(bytes),
             Body::None => {}
         }

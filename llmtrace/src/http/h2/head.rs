@@ -41,6 +41,7 @@ pub fn response(fields: &Fields) -> Option<ResponseHead<'_>> {
         content_encoding: fields.get(Name::ContentEncoding),
         upgrade: None,
         websocket_extensions: None,
+        grpc_status: grpc_status(fields),
         keep_alive: true,
         framing: FRAMING,
     })

@@ -1,5 +1,6 @@
 //! gRPC calls of LLM servers, without their protobuf schemas: each message of a streamed answer is
-//! an event that bears tokens, and `grpc-status` says how the call ended.
+//! an event that bears tokens, and `grpc-status` says how the call ended. gRPC-Web is the same with the
+//! trailers in the body, for clients that get to see no others.
 
 use super::route::{self, Operation};
 use super::{Asked, Dialect};
@@ -14,11 +15,14 @@ pub struct Call {
     /// KServe's protocol, of which two fields are read: the model's name is the first field of a
     /// request, an error the first of a streamed answer.
     kserve: bool,
+    /// gRPC-Web: the last message is the trailers.
+    pub web: bool,
 }
 
 impl Call {
-    const UNARY: Self = Self { streams: false, kserve: false };
-    const STREAM: Self = Self { streams: true, kserve: false };
+    const UNARY: Self = Self { streams: false, kserve: false, web: false };
+    const STREAM: Self = Self { streams: true, ..Self::UNARY };
+    const KSERVE: Self = Self { kserve: true, ..Self::UNARY };
 }
 
 use Operation::{Chat, Completion, Embeddings};
@@ -32,14 +36,14 @@ const CALLS: &[(&str, &str, &str, Operation, Call)] = &[
         "ModelStreamInfer",
         "/GRPCInferenceService/ModelStreamInfer",
         Completion,
-        Call { streams: true, kserve: true },
+        Call { streams: true, ..Call::KSERVE },
     ),
     (
         "GRPCInferenceService",
         "ModelInfer",
         "/GRPCInferenceService/ModelInfer",
         Completion,
-        Call { streams: false, kserve: true },
+        Call::KSERVE,
     ),
     // TGI and its descendants; vLLM with the TGIS adapter.
     (
@@ -89,13 +93,16 @@ const CALLS: &[(&str, &str, &str, Operation, Call)] = &[
 /// None: not a call of an LLM.
 pub fn classify<'a>(head: &RequestHead<'_>) -> Option<route::Call<'a>> {
     let kind = head.content_type?.strip_prefix("application/grpc")?;
-    // `application/grpc-web` is another framing.
-    if !matches!(kind.bytes().next(), None | Some(b'+' | b';')) || head.method != "POST" {
+    let web = kind.strip_prefix("-web");
+    // `application/grpc-web-text` is base64.
+    let begins = web.unwrap_or(kind).bytes().next();
+    if !matches!(begins, None | Some(b'+' | b';')) || head.method != "POST" {
         return None;
     }
     let (service, method) = head.path().strip_prefix('/')?.split_once('/')?;
     let known = CALLS.iter().find(|(s, m, ..)| service.ends_with(s) && method == *m)?;
     let &(.., endpoint, operation, call) = known;
+    let call = Call { web: web.is_some(), ..call };
     let route = route::route(Dialect::Grpc(call), operation, endpoint);
     Some(route::Call { route: if call.streams { route.streams() } else { route }, model: None })
 }
@@ -104,6 +111,10 @@ pub fn classify<'a>(head: &RequestHead<'_>) -> Option<route::Call<'a>> {
 const PREFIX: usize = 5;
 /// First bytes of a message that are looked at.
 const LOOK: usize = 2;
+/// Flag of a message of gRPC-Web that is the trailers.
+const TRAILERS: u8 = 0x80;
+/// Most bytes of those that are kept: the status is usually the first of them.
+const MAX_TRAILERS: usize = 1024;
 
 /// One message of a streamed answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,14 +133,35 @@ pub struct Messages {
     left: u32,
     look: [u8; LOOK],
     looked: usize,
+    trailers: Vec<u8>,
+    status: Option<u32>,
 }
 
 impl Messages {
     pub fn new(call: Call) -> Self {
-        Self { call, prefix: [0; PREFIX], have: 0, left: 0, look: [0; LOOK], looked: 0 }
+        Self {
+            call,
+            prefix: [0; PREFIX],
+            have: 0,
+            left: 0,
+            look: [0; LOOK],
+            looked: 0,
+            trailers: Vec::new(),
+            status: None,
+        }
     }
 
-    /// Reports each message at its last byte.
+    /// `grpc-status` of trailers in the body.
+    pub fn status(&self) -> Option<u32> {
+        self.status
+    }
+
+    /// Heap bytes held.
+    pub fn buffered(&self) -> usize {
+        self.trailers.capacity()
+    }
+
+    /// Reports each message of a streamed answer at its last byte.
     pub fn push(&mut self, mut bytes: &[u8], mut on: impl FnMut(Message)) {
         while !bytes.is_empty() {
             if self.have < PREFIX {
@@ -149,14 +181,27 @@ impl Messages {
                     self.look[self.looked] = b;
                     self.looked += 1;
                 }
+                if self.is_trailers() {
+                    let keep = n.min(MAX_TRAILERS - self.trailers.len());
+                    self.trailers.extend_from_slice(&bytes[..keep]);
+                }
                 self.left -= n as u32;
                 bytes = &bytes[n..];
             }
             if self.left == 0 {
                 self.have = 0;
-                on(self.message());
+                if self.is_trailers() {
+                    let trailers = std::mem::take(&mut self.trailers);
+                    self.status = self.status.or_else(|| status(&trailers));
+                } else if self.call.streams {
+                    on(self.message());
+                }
             }
         }
+    }
+
+    fn is_trailers(&self) -> bool {
+        self.call.web && self.prefix[0] & TRAILERS != 0
     }
 
     fn message(&self) -> Message {
@@ -169,6 +214,15 @@ impl Messages {
             && self.look[1] > 0;
         Message { empty: length == [0; 4], error }
     }
+}
+
+/// The status that a block of trailers tells, which is written as the fields of HTTP/1 are.
+fn status(trailers: &[u8]) -> Option<u32> {
+    trailers.split(|&b| b == b'\n').find_map(|line| {
+        let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+        let is_status = name.trim().eq_ignore_ascii_case("grpc-status");
+        is_status.then(|| value.trim().parse().ok())?
+    })
 }
 
 /// Reads the model's name, where the first field of a request is known to be that.
@@ -248,7 +302,12 @@ mod tests {
             endpoint("/generate.v2.TextGenerationService/GenerateStream", "application/grpc"),
             Some("/GenerationService/GenerateStream")
         );
-        assert_eq!(endpoint(stream, "application/grpc-web"), None);
+        let web = |kind| classify(&head(stream, kind)).map(|call| call.route.dialect);
+        let expected = Call { streams: true, web: true, ..Call::KSERVE };
+        assert_eq!(web("application/grpc-web"), Some(Dialect::Grpc(expected)));
+        assert_eq!(web("application/grpc-web+proto"), Some(Dialect::Grpc(expected)));
+        assert_eq!(web("application/grpc-web-text"), None);
+        assert_eq!(web("application/grpc-webby"), None);
         assert_eq!(endpoint(stream, "application/json"), None);
         for other in [
             "/generate.v2.TextGenerationService/Decode",
@@ -272,7 +331,7 @@ mod tests {
         let bytes = [frame(b"\x12\x03abc"), frame(b""), frame(b"\x0a\x02no"), frame(&[7; 300])];
         let bytes = bytes.concat();
         for size in [1, 2, 5, 6, 7, 100, bytes.len()] {
-            let call = Call { streams: true, kserve: true };
+            let call = Call { streams: true, ..Call::KSERVE };
             let (mut messages, mut seen) = (Messages::new(call), Vec::new());
             bytes.chunks(size).for_each(|piece| {
                 messages.push(piece, |m| seen.push((m.empty, m.error)));
@@ -283,10 +342,34 @@ mod tests {
     }
 
     #[test]
+    fn trailers_in_the_body() {
+        let mut trailers = frame(b"grpc-message:no more\r\nGrpc-Status: 8\r\n");
+        trailers[0] = TRAILERS;
+        let bytes = [frame(b"\x12\x03abc"), trailers].concat();
+        for size in [1, 7, bytes.len()] {
+            for (streams, web, seen, status) in
+                [(true, true, 1, Some(8)), (false, true, 0, Some(8)), (true, false, 2, None)]
+            {
+                let mut messages = Messages::new(Call { streams, web, ..Call::KSERVE });
+                let mut count = 0;
+                bytes.chunks(size).for_each(|piece| messages.push(piece, |_| count += 1));
+                assert_eq!((count, messages.status()), (seen, status), "by {size}");
+                assert_eq!(messages.buffered(), 0);
+            }
+        }
+        // What is not text, or longer than what is kept, tells nothing and costs no more.
+        let mut messages = Messages::new(Call { web: true, ..Call::KSERVE });
+        messages.push(&[TRAILERS, 0xff, 0xff, 0xff, 0xff], |_| {});
+        (0..100).for_each(|_| messages.push(&[0xff; 1000], |_| {}));
+        assert_eq!(messages.status(), None);
+        assert!(messages.buffered() <= 2 * MAX_TRAILERS);
+    }
+
+    #[test]
     fn the_model_of_a_request() {
         let bytes = frame(b"\x0a\x05llama\x12\x01x");
         for size in [1, 3, bytes.len()] {
-            let mut request = Request::new(Call { streams: false, kserve: true });
+            let mut request = Request::new(Call::KSERVE);
             let mut asked = Asked::default();
             bytes.chunks(size).for_each(|piece| request.push(piece, &mut asked));
             assert_eq!(asked.model.as_deref(), Some("llama"));
