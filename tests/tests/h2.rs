@@ -5,6 +5,7 @@ use std::time::Duration;
 use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
 use llmtrace_tests::client::{Record, Request};
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
+use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::h2::{Connection, Grpc};
 use llmtrace_tests::mix;
 use llmtrace_tests::plan::Ask;
@@ -67,7 +68,7 @@ fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
     let upstream = Server::uvicorn("uvloop", "httptools");
-    let nginx = Server::nginx_h2(&upstream);
+    let nginx = Gateway::start(Kind::Nginx, &upstream).at(Front::H2c);
     let agent = Options::default().pid(nginx.id()).pid(upstream.id()).start();
     let records = Connection::new(&nginx.address).load(mix::requests(COUNT));
     agent.wait_for_requests("client", COUNT);

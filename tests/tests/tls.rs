@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use llmtrace_tests::agent::{Agent, Entry, Options, require_bpf, serial};
+use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
 use llmtrace_tests::client::{Connection, Record, Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
+use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
@@ -13,20 +14,11 @@ use llmtrace_tests::stack::Server;
 
 const COUNT: usize = 50;
 
-/// The agent says that it has found the library before anybody uses it.
-#[track_caller]
-fn assert_attached(agent: &Agent, library: &str) {
-    wait_for(&format!("probes of {library}"), Duration::from_secs(20), || {
-        let labels = [("library", library), ("state", "attached")];
-        (agent.metrics().sum("llmtrace_tls_libraries", &labels) >= 1.0).then_some(())
-    });
-}
-
 /// The mix over eight kept connections, every way in which a client leaves, and the server's own.
 #[track_caller]
 fn check(server: &Server, library: &str) {
     let agent = Options::default().pid(server.id()).start();
-    assert_attached(&agent, library);
+    agent.wait_for_library(library);
     let records = load(&server.address, mix::requests(COUNT), 8);
     assert_eq!(records.len(), COUNT);
     let metrics = agent.wait_for_requests("server", COUNT);
@@ -114,7 +106,7 @@ fn check_proxy(
     faithful: bool,
 ) {
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
-    assert_attached(&agent, library);
+    agent.wait_for_library(library);
     let records = load(&proxy.address, mix::requests(COUNT), 8);
     agent.wait_for_requests("client", COUNT);
     agent.wait_for_requests("server", 2 * COUNT);
@@ -144,20 +136,25 @@ fn check_proxy(
     assert_direct(&records, &front);
 }
 
+#[track_caller]
+fn check_gateway(kind: Kind, leave: fn(&Server) -> Vec<Record>, faithful: bool) {
+    let upstream = Server::app(Model::Thread);
+    let proxy = Gateway::start(kind, &upstream).at(Front::Tls);
+    check_proxy(&upstream, &proxy, kind.library(), leave, faithful);
+}
+
 #[test]
 fn nginx_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::nginx_tls(&upstream), "openssl", leave, true);
+    check_gateway(Kind::Nginx, leave, true);
 }
 
 #[test]
 fn haproxy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::haproxy_tls(&upstream), "openssl", leave, true);
+    check_gateway(Kind::Haproxy, leave, true);
 }
 
 /// Go's own TLS, in a program without symbols. Caddy 2.6 now and then closes the connection to its
@@ -166,8 +163,7 @@ fn haproxy_in_front() {
 fn caddy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::caddy_tls(&upstream), "go", leave_by_reset, false);
+    check_gateway(Kind::Caddy, leave_by_reset, false);
 }
 
 #[test]
@@ -182,6 +178,5 @@ fn lighttpd_with_gnutls_in_front() {
 fn envoy_in_front() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app(Model::Thread);
-    check_proxy(&upstream, &Server::envoy_tls(&upstream), "boringssl", leave, true);
+    check_gateway(Kind::Envoy, leave, true);
 }

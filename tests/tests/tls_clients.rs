@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
+use llmtrace_tests::agent::{Options, require_bpf, serial};
 use llmtrace_tests::client::{Record, Request};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_same, hop};
@@ -55,14 +55,6 @@ fn record(request: &Request, status: u16, body: &[u8]) -> Record {
     record
 }
 
-#[track_caller]
-fn assert_attached(agent: &Agent, library: &str) {
-    wait_for(&format!("probes of {library}"), Duration::from_secs(20), || {
-        let labels = [("library", library), ("state", "attached")];
-        (agent.metrics().sum("llmtrace_tls_libraries", &labels) >= 1.0).then_some(())
-    });
-}
-
 /// The mix by a program that waits until it is traced.
 #[track_caller]
 fn check(library: &str, command: impl FnOnce(&str, &Files) -> Command) {
@@ -83,7 +75,7 @@ fn check(library: &str, command: impl FnOnce(&str, &Files) -> Command) {
     command.arg(dir.join("requests.json")).arg(dir.join("go"));
     let mut client = Process::spawn(&mut command);
     let agent = Options::default().pid(client.id()).start();
-    assert_attached(&agent, library);
+    agent.wait_for_library(library);
     fs::write(dir.join("go"), "").unwrap();
     assert!(client.wait(LIMIT).success(), "{}", client.finish_output());
     agent.wait_for_requests("client", COUNT);
@@ -262,6 +254,6 @@ fn library_loaded_later() {
     let labels = [("library", "openssl"), ("state", "attached")];
     assert_eq!(agent.metrics().sum("llmtrace_tls_libraries", &labels), 0.0);
     fs::write(dir.join("go"), "").unwrap();
-    assert_attached(&agent, "openssl");
+    agent.wait_for_library("openssl");
     agent.stop();
 }

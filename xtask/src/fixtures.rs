@@ -15,6 +15,7 @@ const MODEL: [&str; 8] = ["--dim", "64", "--layers", "2", "--ff", "128", "--voca
 
 pub fn ensure() -> Result<()> {
     python()?;
+    litellm()?;
     node()?;
     nginx()?;
     tls()?;
@@ -74,6 +75,21 @@ fn python() -> Result<()> {
             .arg(fixture("requirements.txt")),
         )
         .context("pip could not install tests/fixtures/requirements.txt")
+    })
+}
+
+/// A gateway in Python, as large as all else together.
+fn litellm() -> Result<()> {
+    let requirements = read("litellm.txt")?;
+    let dir = sh::root().join("target/litellm");
+    once(&dir, &requirements, || {
+        sh::say("LiteLLM into target/litellm (half a minute)");
+        let python = sh::root().join("target/venv/bin/python");
+        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        let mut pip = sh::command(python, quiet);
+        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
+        sh::quiet(pip.arg("-r").arg(fixture("litellm.txt")))
+            .context("pip could not install tests/fixtures/litellm.txt")
     })
 }
 
