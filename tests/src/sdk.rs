@@ -12,8 +12,8 @@ use crate::process::Process;
 use crate::tls::Files;
 
 /// Importing both SDKs takes seconds on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
-const LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// The language of the SDKs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,6 +172,15 @@ fn worker(children: &[u32], own: u32) -> u32 {
     children.first().copied().unwrap_or(own)
 }
 
+/// Whether the SDK was answered otherwise than the call is meant to be.
+fn misanswered(call: &Call, said: &Said) -> bool {
+    let tokens = call.stream && call.wrong.is_none();
+    said.status != call.wrong.map_or(200, Wrong::status)
+        || said.left != (call.leave_after > 0)
+        || tokens != (said.deltas > 0)
+        || (call.wrong.is_none() && !said.left && said.prompt.is_none())
+}
+
 /// What differs at one hop from what the SDK said.
 fn differences(call: &Call, said: &Said, hop: &Hop, entry: &Entry, wrong: &mut String) {
     let who = key(&call.user_agent, hop.role, &hop.server);
@@ -227,7 +236,7 @@ fn openssl_files(pids: &[u32]) -> usize {
 /// Waits until the agent has found all of them.
 #[track_caller]
 fn wait_for_probes(agent: &Agent, openssl: usize, library: &str) {
-    wait_for("probes of all TLS libraries", Duration::from_secs(20), || {
+    wait_for("probes of all TLS libraries", Duration::from_secs(60), || {
         let metrics = agent.metrics();
         let attached = |library| {
             let labels = [("library", library), ("state", "attached")];
@@ -291,6 +300,9 @@ fn check(kind: Kind) {
             if made.front == Front::Deep { deep.as_ref().expect("it is there") } else { &llm };
         let cut = kind == Kind::Caddy && made.was_given_up();
         given_up += usize::from(cut);
+        if misanswered(&made.call, &made.said) && !cut {
+            let _ = writeln!(wrong, "{:?} was answered by {:?}", made.call, made.said);
+        }
         for hop in hops(made, gateway.port(made.front), proxy, back) {
             let key = key(&made.call.user_agent, hop.role, &hop.server);
             match found.remove(&key).unwrap_or_default()[..] {

@@ -2,7 +2,7 @@
 //! each back end that this kernel has at the least.
 
 use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -229,4 +229,49 @@ fn sendmmsg() {
         agent.wait_for_requests("server", records.len());
         assert_same(&records, &agent.stop());
     });
+}
+
+/// An answer that is read when the FIN behind it has come, in pieces: the read that takes the last
+/// bytes takes the FIN with them, which has a place in TCP's count of bytes but not in the stream.
+#[test]
+fn the_last_bytes_with_the_fin() {
+    require_bpf();
+    let _alone = serial();
+    const TOKEN: &str =
+        "data: {\"model\":\"tiny\",\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    let answer = [
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+        TOKEN,
+        TOKEN,
+        "data: [DONE]\n\n",
+    ]
+    .concat();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    for backend in BACKENDS {
+        let own = std::process::id();
+        let agent = Options::default().arg("--backend", backend).pid(own).start();
+        for piece in [answer.len(), 100, 7] {
+            let request = Request::new(format!("fin/{piece}"), &Ask::default()).encode();
+            let mut client = TcpStream::connect(address).unwrap();
+            client.write_all(&request).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            server.read_exact(&mut vec![0; request.len()]).unwrap();
+            server.write_all(answer.as_bytes()).unwrap();
+            drop(server);
+            // The FIN is on its way by loopback, which takes a moment on a busy machine.
+            thread::sleep(Duration::from_millis(100));
+            let (mut got, mut buf) = (0, vec![0; piece]);
+            while got < answer.len() {
+                got += client.read(&mut buf).unwrap();
+            }
+        }
+        let metrics = agent.wait_for_requests("client", 3);
+        let entries: Vec<Entry> = agent.stop().into_iter().filter(|e| e.role == "client").collect();
+        assert_eq!(entries.len(), 3, "{backend}");
+        for entry in &entries {
+            assert_eq!((&*entry.outcome, entry.events), ("success", 3), "{backend}: {entry:?}");
+        }
+        assert_eq!(metrics.sum("llmtrace_lost_bytes_total", &[]), 0.0, "{backend}");
+    }
 }

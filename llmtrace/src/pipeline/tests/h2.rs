@@ -363,6 +363,72 @@ fn grpc_statuses() {
     );
 }
 
+/// gRPC-Web has its status in the body, or in the head of an answer without one.
+#[test]
+fn grpc_web_statuses() {
+    const CALL: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+    const UNARY: &str = "/inference.GRPCInferenceService/ModelInfer";
+    let kind = "application/grpc-web+proto";
+    let message: &[u8] = b"\0\0\0\0\x03\x12\x01x";
+    let trailers = |status| [&b"\x80\0\0\0\x10grpc-status: "[..], status, b"\r\n"].concat();
+    let (mut b, mut e) = Bench::http2();
+    for (stream, path) in [(3, CALL), (5, CALL), (7, CALL), (9, UNARY), (11, UNARY)] {
+        b.client(&e.post(stream, path, kind));
+    }
+    for (stream, status) in [(3, &b"0"[..]), (5, b"8"), (9, b"0"), (11, b"3")] {
+        b.server(&[e.head(stream, kind), frame(0, 0, stream, message)].concat());
+        b.server(&frame(0, END_STREAM, stream, &trailers(status)));
+    }
+    let refused = [(":status", "200"), ("content-type", kind), ("grpc-status", "7")];
+    b.server(&frame(1, 5, 7, &Ends::block(&mut e.server, &refused)));
+    let (ok, refused) = (Outcome::Success, Outcome::HttpError);
+    assert_eq!(
+        b.by_agent()[1..],
+        [
+            agent(11, refused, 0),
+            agent(3, ok, 1),
+            agent(5, Outcome::StreamError, 1),
+            agent(7, refused, 0),
+            agent(9, ok, 0),
+        ]
+    );
+
+    let mut b = Bench::new();
+    for (body, head, outcome) in [
+        ([message, &trailers(b"0")].concat(), "", ok),
+        (trailers(b"9"), "", refused),
+        (Vec::new(), "grpc-status: 7\r\n", refused),
+    ] {
+        let mut ask = format!("POST {CALL} HTTP/1.1\r\ncontent-type: {kind}\r\n");
+        ask += "content-length: 5\r\n\r\n\0\0\0\0\0";
+        b.read(&ask);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{head}");
+        let head = format!("{head}content-length: {}\r\n\r\n", body.len());
+        b.server(&[head.as_bytes(), &body].concat());
+        assert_eq!(b.outcomes().pop(), Some(outcome), "{head}");
+    }
+}
+
+/// A WebSocket on a stream (RFC 8441) is other HTTP, whatever it carries.
+#[test]
+fn a_websocket_on_a_stream() {
+    let (mut b, mut e) = Bench::http2();
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":path", "/v1/realtime"),
+        ("sec-websocket-version", "13"),
+    ];
+    b.client(&frame(1, 4, 3, &Ends::block(&mut e.client, &fields)));
+    b.server(&e.head(3, "text/plain"));
+    b.client(&[frame(0, 0, 3, b"\x81\x02{}"), e.request(5)].concat());
+    b.server(&[frame(0, 0, 3, b"\x81\x02{}"), e.head(5, SSE), token(5, "a"), done(5)].concat());
+    b.server(&frame(0, END_STREAM, 3, b"\x88\0"));
+    assert_eq!(b.by_agent()[1..], [agent(5, Outcome::Success, 1)]);
+    assert_eq!(b.count("exchanges", "not_llm"), 1);
+    assert_eq!(b.count("resyncs", "bad_frame") + b.count("resyncs", "unknown_stream"), 0);
+}
+
 #[test]
 fn too_many_streams() {
     let (mut b, mut e) = Bench::http2();
