@@ -57,6 +57,24 @@ async fn routes() {
     server.abort();
 }
 
+#[tokio::test]
+async fn page_with_and_without_its_files() {
+    const BUILT: &[(&str, &[u8])] = &[("index.html", b"<p>built"), ("app.js", b"let a")];
+    for (files, index, script) in
+        [(BUILT, "<p>built", "200"), (&[], "without the live page", "404")]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let router: Router = page::routes_of(files);
+        let server = tokio::spawn(async { axum::serve(listener, router).await });
+        assert!(ask(at, "/").await.contains(index));
+        let text = ask(at, "/app.js").await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {script}")), "{text}");
+        assert_eq!(text.contains("content-type: text/javascript"), script == "200");
+        server.abort();
+    }
+}
+
 /// Processor time of this thread.
 fn cpu_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
