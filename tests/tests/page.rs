@@ -54,7 +54,7 @@ fn look(url: &str, requests: usize) -> Value {
         .arg(dir.join("profile"))
         .arg(requests.to_string());
     let mut process = Process::spawn(&mut command);
-    let status = process.wait(Duration::from_secs(60));
+    let status = process.wait(Duration::from_secs(120));
     let printed = process.finish_output();
     assert!(status.success(), "{status}: {printed}");
     let line = printed.lines().find(|line| line.starts_with('{'));

@@ -56,6 +56,18 @@ impl Outcomes {
         self.http_error + self.stream_error + self.server_disconnect + self.timeout
     }
 
+    fn share(&self, n: u64, of: u64) -> Self {
+        Self {
+            success: share(self.success, n, of),
+            http_error: share(self.http_error, n, of),
+            stream_error: share(self.stream_error, n, of),
+            client_disconnect: share(self.client_disconnect, n, of),
+            server_disconnect: share(self.server_disconnect, n, of),
+            timeout: share(self.timeout, n, of),
+            incomplete: share(self.incomplete, n, of),
+        }
+    }
+
     fn add(&mut self, other: &Self) {
         self.success += other.success;
         self.http_error += other.http_error;
@@ -79,7 +91,23 @@ pub struct Counts {
     pub events: u64,
 }
 
+/// The `n`th of `of` parts of `all`, which differ by one at the most.
+fn share(all: u64, n: u64, of: u64) -> u64 {
+    let of = of.max(1);
+    all / of + u64::from(n < all % of)
+}
+
 impl Counts {
+    fn share(&self, n: u64, of: u64) -> Self {
+        Self {
+            outcomes: self.outcomes.share(n, of),
+            output_tokens: share(self.output_tokens, n, of),
+            prompt_tokens: share(self.prompt_tokens, n, of),
+            wasted_tokens: share(self.wasted_tokens, n, of),
+            events: share(self.events, n, of),
+        }
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         self.outcomes.add(&other.outcomes);
         self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
@@ -121,6 +149,28 @@ impl Second {
         size_of::<Self>()
             + size_of_val(&*self.slots)
             + self.slots.iter().map(|slot| slot.sketches.len()).sum::<usize>()
+    }
+
+    /// What was told late and is of `seconds` seconds, as so many. Counts are spread, as nobody knows
+    /// when what happened; times are in the last.
+    pub(super) fn spread(self, seconds: u64) -> Vec<Self> {
+        let mut all: Vec<Self> = (0..seconds.saturating_sub(1))
+            .map(|n| {
+                let slots = self.slots.iter().map(|slot| Slot {
+                    key: slot.key.clone(),
+                    counts: slot.counts.share(n, seconds),
+                    sketches: [0; SKETCHES].into(),
+                    ..*slot
+                });
+                Self { at: self.at + n, slots: slots.collect() }
+            })
+            .collect();
+        let mut last = self;
+        let n = seconds.saturating_sub(1);
+        last.at += n;
+        last.slots.iter_mut().for_each(|slot| slot.counts = slot.counts.share(n, seconds));
+        all.push(last);
+        all
     }
 }
 

@@ -387,12 +387,19 @@ fn late_looks_lose_nothing() {
     b.now += 7 * SECOND;
     let stale = b.live.summary(b.now, &[1]);
     assert_eq!(stale.totals.len(), 0, "an old second is not the last one");
-    b.watch.finished(&finished(b.now - 5 * SECOND, Outcome::Success, 2), &peer("x:1"));
+    for _ in 0..8 {
+        b.watch.finished(&finished(b.now - 5 * SECOND, Outcome::Success, 2), &peer("x:1"));
+    }
     b.watch.tick(b.now);
-    assert_eq!(b.window(10).requests, 2);
+    let w = b.window(10);
+    assert_eq!((w.requests, w.output_tokens, w.ttft.unwrap().count), (9, 18, 9));
+    let spread = b.live.history(b.now, 7).totals.remove(0);
+    assert_eq!(spread.requests, [2, 2, 1, 1, 1, 1, 1]);
+    assert_eq!(spread.output_tokens, [3, 3, 3, 3, 2, 2, 2]);
+    assert!(spread.ttft_p99[..6].iter().all(Option::is_none) && spread.ttft_p99[6].is_some());
     b.watch.finished(&finished(b.now, Outcome::Success, 2), &peer("x:1"));
     b.idle(2);
-    assert_eq!(b.window(10).requests, 3);
+    assert_eq!(b.window(10).requests, 10);
     // A clock that stands still or goes back.
     b.watch.tick(0);
     b.watch.tick(u64::MAX);

@@ -11,6 +11,8 @@ use super::streams::{Look, MAX_STREAMS, Seen};
 use super::{SECOND, Shared, lock};
 use crate::llm::{Finished, Ns, Outcome, Peer, Running, Watch};
 
+/// Most seconds over which is spread what an agent tells that was held up for longer than one.
+const MAX_SPREAD: u64 = 30;
 /// How often names that are out of use are looked for, in seconds.
 const EXPIRE: u64 = 60;
 
@@ -160,7 +162,8 @@ impl Watch for Watcher {
         let (new, at) = (now / SECOND, self.second(now));
         let over = (new > at).then(|| {
             self.at = Some(new);
-            self.close(at)
+            // Not in one second, next to others in which nothing would have happened.
+            self.close(at).spread((new - at).min(MAX_SPREAD))
         });
         if over.is_some() && new / EXPIRE > at / EXPIRE {
             self.names.expire(new);
@@ -172,9 +175,7 @@ impl Watch for Watcher {
         let look = Arc::new(std::mem::replace(&mut self.look, look));
         let mut shared = lock(&self.shared);
         let old = std::mem::replace(&mut shared.streams, look);
-        if let Some(over) = over {
-            shared.ring.push(over);
-        }
+        over.into_iter().flatten().for_each(|second| shared.ring.push(second));
         drop(shared);
         // Outside of the lock, if it is the last.
         drop(old);

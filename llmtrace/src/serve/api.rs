@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::Inner;
+use super::{Inner, State};
 use crate::live::{Ended, History, Live, MAX_SECONDS, Streams, Summary, WINDOWS};
 use crate::llm::Ns;
 use crate::metrics::{Health, Metrics};
@@ -65,9 +65,7 @@ pub(super) async fn summary(
     let Ok(permit) = inner.summaries.acquire_owned().await else { return unavailable() };
     let body = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let now = (inner.state.now)();
-        let answer = answer(&inner.state.live, &inner.state.metrics, now, &asked, &windows);
-        serde_json::to_vec(&answer)
+        body(&inner.state, &asked, &windows)
     });
     match body.await {
         Ok(Ok(body)) => {
@@ -77,6 +75,12 @@ pub(super) async fn summary(
         }
         _ => unavailable(),
     }
+}
+
+/// The whole answer. `windows` are in seconds.
+pub(super) fn body(state: &State, asked: &Asked, windows: &[u64]) -> serde_json::Result<Vec<u8>> {
+    let State { live, metrics, now, .. } = state;
+    serde_json::to_vec(&answer(live, metrics, now(), asked, windows))
 }
 
 fn answer(live: &Live, metrics: &Metrics, now: Ns, asked: &Asked, windows: &[u64]) -> Answer {

@@ -56,10 +56,16 @@ fn answer(name: &str, body: &'static [u8]) -> Response {
 
 /// `/` and what belongs to it.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let index = FILES.iter().find(|(name, _)| *name == INDEX);
+    routes_of(FILES)
+}
+
+pub(super) fn routes_of<S: Clone + Send + Sync + 'static>(
+    files: &'static [(&'static str, &'static [u8])],
+) -> Router<S> {
+    let index = files.iter().find(|(name, _)| *name == INDEX);
     let index = index.map_or(PLAIN.as_bytes(), |(_, body)| body);
     let mut router = Router::new().route("/", get(async || answer(INDEX, index)));
-    for (name, body) in FILES.iter().filter(|(name, _)| *name != INDEX) {
+    for (name, body) in files.iter().filter(|(name, _)| *name != INDEX) {
         router = router.route(&format!("/{name}"), get(async || answer(name, body)));
     }
     router

@@ -58,6 +58,30 @@ async fn routes() {
     server.abort();
 }
 
+#[tokio::test]
+async fn page_with_and_without_its_files() {
+    const BUILT: &[(&str, &[u8])] = &[("index.html", b"<p>built"), ("app.js", b"let a")];
+    for (files, index, script) in
+        [(BUILT, "<p>built", "200"), (&[], "without the live page", "404")]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let router: Router = page::routes_of(files);
+        let server = tokio::spawn(async { axum::serve(listener, router).await });
+        assert!(ask(at, "/").await.contains(index));
+        let text = ask(at, "/app.js").await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {script}")), "{text}");
+        assert_eq!(text.contains("content-type: text/javascript"), script == "200");
+        server.abort();
+    }
+}
+
+/// Processor time of this thread.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// A thousand series that were busy for a minute, while exchanges end as fast as they can.
 #[tokio::test]
 async fn summary_of_a_thousand_series_under_load() {
@@ -119,18 +143,13 @@ async fn summary_of_a_thousand_series_under_load() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, state));
-    // The best of several: other tests run beside this one.
-    let mut best = (f64::INFINITY, String::new());
-    for _ in 0..4 {
-        let begin = std::time::Instant::now();
-        let text = ask(at, "/api/v1/summary").await;
-        let took = begin.elapsed().as_secs_f64();
-        if took < best.0 {
-            best = (took, text);
-        }
-    }
-    let (took, text) = best;
+    let server = tokio::spawn(serve(listener, state.clone()));
+    let text = ask(at, "/api/v1/summary").await;
+    // Processor time, as other tests run beside this one: the same work, on this thread.
+    let asked = api::Asked::default();
+    let begin = cpu_ns();
+    let body = api::body(&state, &asked, &crate::live::WINDOWS).unwrap();
+    let took = (cpu_ns() - begin) as f64 / 1e9;
     stop.store(true, Ordering::Relaxed);
     let ended = flood.join().unwrap();
     server.abort();
@@ -138,7 +157,7 @@ async fn summary_of_a_thousand_series_under_load() {
         serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(json["servers"].as_array().map(Vec::len), Some(SERVERS * MODELS));
     assert_eq!(json["servers"][7]["windows"]["10s"]["requests"], 10);
-    eprintln!("{} bytes in {took:.3} s while {ended} exchanges ended", text.len());
-    assert!(took < 1.0, "{took}");
+    eprintln!("{} bytes in {took:.3} s of CPU while {ended} exchanges ended", body.len());
+    assert!(took < 0.5, "{took}");
     assert!(ended > 0);
 }

@@ -53,6 +53,8 @@ const CHARTS: Chart[] = [
 const HEIGHT = 150;
 /** Least seconds from left to right. */
 const LEAST_SPAN = 60;
+/** Fewer seconds than these have seconds on their axis. */
+const SHORT = 240;
 
 /** A range of a logarithmic axis that is never less than one decade. */
 function decades(_: uPlot, min: number | null, max: number | null): [number, number] {
@@ -136,7 +138,7 @@ class Plot {
             ticks: { show: false },
             size: 24,
             space: 70,
-            values: (_, splits) => splits.map((t) => clock(t).slice(0, 5)),
+            values: (_, splits) => splits.map((t) => (this.#span < SHORT ? clock(t) : clock(t).slice(0, 5))),
           },
           {
             stroke: colour("--quiet"),

@@ -55,13 +55,13 @@ export function streams(): Table<Stream> {
   const columns: Column<Stream>[] = [
     { id: "server", title: "Server", value: (r) => r.server, text: (r) => name(r.server) },
     { id: "model", title: "Model", value: (r) => r.model, text: (r) => name(r.model) },
-    { id: "client", title: "Client", wide: true, value: (r) => r.client, text: (r) => name(r.client) },
-    { id: "endpoint", title: "Endpoint", wide: true, value: (r) => r.endpoint, text: (r) => r.endpoint },
+    { id: "stall", title: "Since last token", numeric: true, value: (r) => r.stall, text: (r) => time(r.stall), level: stalled },
     { id: "age", title: "Age", numeric: true, value: (r) => r.age, text: (r) => time(r.age) },
     { id: "ttft", title: "TTFT", hint: TTFT, numeric: true, value: (r) => r.ttft, text: (r) => (r.ttft === null ? "waiting" : time(r.ttft)) },
     { id: "tokens", title: "Tokens", numeric: true, value: (r) => r.tokens, text: (r) => number(r.tokens) },
     { id: "rate", title: "Tokens/s", numeric: true, value: (r) => r.tokens_per_second, text: (r) => number(r.tokens_per_second) },
-    { id: "stall", title: "Since last token", numeric: true, value: (r) => r.stall, text: (r) => time(r.stall), level: stalled },
+    { id: "client", title: "Client", wide: true, value: (r) => r.client, text: (r) => name(r.client) },
+    { id: "endpoint", title: "Endpoint", wide: true, value: (r) => r.endpoint, text: (r) => r.endpoint },
   ];
   return new Table(need("#streams"), {
     caption: "Running requests, those that stall first",
@@ -84,15 +84,15 @@ export function ended(): Table<Ended> {
   const columns: Column<Ended>[] = [
     { id: "at", title: "At", value: (r) => r.at, text: (r) => clock(r.at) },
     { id: "why", title: "Why", value: (r) => r.why, text: (r) => WHY[r.why], level: (r) => (r.why === "failed" ? "bad" : "warn") },
-    { id: "status", title: "Status", numeric: true, wide: true, value: (r) => r.status, text: (r) => String(r.status ?? NONE) },
-    { id: "outcome", title: "Outcome", wide: true, value: (r) => r.outcome, text: (r) => r.outcome.replaceAll("_", " ") },
     { id: "server", title: "Server", value: (r) => r.server, text: (r) => name(r.server) },
     { id: "model", title: "Model", value: (r) => r.model, text: (r) => name(r.model) },
-    { id: "client", title: "Client", wide: true, value: (r) => r.client, text: (r) => name(r.client) },
     { id: "ttft", title: "TTFT", hint: TTFT, numeric: true, value: (r) => r.ttft_ns, text: (r) => time(seconds(r.ttft_ns)) },
     { id: "stall", title: "Longest gap", numeric: true, wide: true, value: (r) => r.max_stall_ns, text: (r) => time(seconds(r.max_stall_ns)) },
     { id: "duration", title: "Duration", numeric: true, value: (r) => r.end_ns - r.start_ns, text: (r) => time(seconds(r.end_ns - r.start_ns)) },
     { id: "tokens", title: "Tokens", numeric: true, value: (r) => r.output_tokens, text: (r) => number(r.output_tokens) },
+    { id: "status", title: "Status", numeric: true, value: (r) => r.status, text: (r) => String(r.status ?? NONE) },
+    { id: "outcome", title: "Outcome", wide: true, value: (r) => r.outcome, text: (r) => r.outcome.replaceAll("_", " ") },
+    { id: "client", title: "Client", wide: true, value: (r) => r.client, text: (r) => name(r.client) },
   ];
   return new Table(need("#ended"), {
     caption: "The last requests that went wrong or were slow",

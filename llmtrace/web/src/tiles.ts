@@ -36,7 +36,7 @@ const TILES: Tile[] = [
     label: "In flight",
     value: (_, t) => [number(t.in_flight), ""],
     raw: (_, t) => t.in_flight,
-    more: (r, t) => `${number(t.streaming)} streaming, most ${number(r.in_flight_max)}`,
+    more: (r, t) => `${number(t.streaming)} begun, max ${number(r.in_flight_max)}`,
   },
   {
     id: "ttft",
