@@ -8,10 +8,13 @@ use std::sync::{
 use anyhow::Result;
 
 use crate::{
-    agent::{Agent, open_log},
+    agent::{Agent, open_lines, open_log, wall_offset},
+    alerts::{Alerts, Board, Sender},
     cli::{self, Command, LogFormat, RunArgs},
+    config::{self, Sections},
     logger,
     metrics::Metrics,
+    otlp::Otlp,
     probe::clock::monotonic_ns,
     serve,
     signals::Signals,
@@ -24,12 +27,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
+    let sections = args.config.as_deref().map_or(Ok(Sections::default()), config::sections)?;
     let metrics = Metrics::new(Metrics::itl_bounds());
+    let board = Board::default();
+    let alerts = alerts(args, &sections, &metrics, &board)?;
+    let otlp = Otlp::start(&sections.otlp, args.otlp_endpoint.as_deref(), &metrics, wall_offset)?;
     let ready = Arc::new(AtomicBool::new(false));
     let last_tick = Arc::new(AtomicU64::new(monotonic_ns()));
     let web = serve::web::Source::new(args.web_config_file.as_deref())?;
     let state = serve::State {
         metrics: metrics.clone(),
+        anomalies: board,
         web,
         ready: ready.clone(),
         last_tick: last_tick.clone(),
@@ -39,6 +47,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    alerts.into_iter().for_each(|alerts| agent.watch(alerts));
+    otlp.into_iter().for_each(|otlp| agent.watch(Box::new(otlp)));
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);
@@ -75,6 +85,27 @@ pub fn run(args: &RunArgs) -> Result<()> {
     ];
     say(json, "stopped", &sums.each_ref().map(|(name, sum)| (*name, sum.as_str())));
     Ok(())
+}
+
+/// What watches for anomalies, if somebody wants it.
+fn alerts(
+    args: &RunArgs,
+    sections: &Sections,
+    metrics: &Metrics,
+    board: &Board,
+) -> Result<Option<Box<Alerts>>> {
+    if !sections.anomaly.enabled {
+        return Ok(None);
+    }
+    let settings = sections.anomaly.clone();
+    let mut alerts = Alerts::new(settings, metrics.clone(), board.clone(), wall_offset);
+    if let Some(path) = &args.anomaly_log {
+        alerts.log_to(open_lines(path, "anomaly log")?);
+    }
+    if let Some(sender) = Sender::start(&sections.notify, metrics.clone())? {
+        alerts.send_by(sender);
+    }
+    Ok(Some(Box::new(alerts)))
 }
 
 /// A line that programs wait for: a word, and what belongs to it.

@@ -155,6 +155,14 @@ pub struct RunArgs {
     /// prompt and no completion text is in it.
     #[arg(long, value_name = "FILE", env = "LLMTRACE_REQUEST_LOG")]
     pub request_log: Option<PathBuf>,
+    /// Write a JSON line per anomaly that begins or ends, with the requests behind it, to this file,
+    /// or to standard output with "-".
+    #[arg(long, value_name = "FILE", env = "LLMTRACE_ANOMALY_LOG")]
+    pub anomaly_log: Option<PathBuf>,
+    /// Send spans and metrics to this OpenTelemetry collector (OTLP over HTTP), such as
+    /// http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL", env = "LLMTRACE_OTLP_ENDPOINT", value_parser = url)]
+    pub otlp_endpoint: Option<String>,
     /// Form of the agent's own log on standard error.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -163,6 +171,10 @@ pub struct RunArgs {
     /// Read what is not said here from this TOML file; SIGHUP has it read again.
     #[arg(long, value_name = "FILE", env = "LLMTRACE_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    crate::config::check_url("it", text).map(|()| text.to_owned())
 }
 
 fn max_copy(text: &str) -> Result<u32, String> {

@@ -10,6 +10,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use super::defs::{self, Def};
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
 use super::process::Process;
+use super::sent::{BySent, Outgoing};
 use super::series::{Base, Reloads, Series, Status};
 use super::{Own, Shared, labels};
 
@@ -38,11 +39,11 @@ impl Collector for Collect {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (all, in_flight, own, backend, reloads) = {
+        let (all, in_flight, own, backend, reloads, outgoing) = {
             let s = self.shared.lock();
             let all: Vec<_> = s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect();
             let in_flight: Vec<_> = s.in_flight.iter().map(|(b, n)| (b.clone(), *n)).collect();
-            (all, in_flight, s.own.clone(), s.backend, s.reloads)
+            (all, in_flight, s.own.clone(), s.backend, s.reloads, s.outgoing.clone())
         };
         let mut out = Families::default();
         requests(&mut out, &all);
@@ -51,6 +52,7 @@ impl Collector for Collect {
         out.add(&defs::IN_FLIGHT, in_flight.iter().map(|(b, n)| (Some(b), [], *n as f64)));
         agent(&mut out, &own, backend);
         configuration(&mut out, reloads);
+        sent(&mut out, &outgoing);
         process(&mut out, Process::read());
         out.0
     }
@@ -233,6 +235,26 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
     out.one(&defs::IO_URING_TARGETS, own.io_uring_targets.map(|n| n as f64));
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
+}
+
+fn sent(out: &mut Families, outgoing: &Outgoing) {
+    let gauges: Vec<_> = outgoing.gauges.iter().map(|g| (g, labels::clean(&g.model))).collect();
+    out.add(
+        &defs::ANOMALY,
+        gauges.iter().map(|(g, model)| {
+            let value = if g.active { 1.0 } else { 0.0 };
+            (None, [g.signal, g.method, g.severity, &g.server, model], value)
+        }),
+    );
+    let anomalies = outgoing.anomalies.iter();
+    out.add(&defs::ANOMALIES, anomalies.map(|(labels, n)| (None, *labels, *n as f64)));
+    let told = outgoing.notifications.into_iter().flat_map(BySent::all);
+    out.add(&defs::NOTIFICATIONS, told.map(|(result, n)| (None, [result], n as f64)));
+    let items = outgoing
+        .otlp
+        .iter()
+        .flat_map(|(signal, by)| by.all().map(|(result, n)| (None, [*signal, result], n as f64)));
+    out.add(&defs::OTLP_ITEMS, items);
 }
 
 fn configuration(out: &mut Families, reloads: Reloads) {

@@ -85,6 +85,14 @@ defs! {
         "Times at which the configuration file was read again, by result: ok, or failed, in which case the old one stayed.";
     RELOADED: GAUGE "llmtrace_config_last_reload_success_timestamp_seconds" false []
         "When the configuration in use was read, in seconds since the Unix epoch.";
+    ANOMALY: GAUGE "llmtrace_anomaly" false ["signal", "method", "severity", "server", "model"]
+        "1 while a signal of a server and model is out of line with its own past, 0 for ten minutes after.";
+    ANOMALIES: COUNTER "llmtrace_anomalies_total" false ["signal", "method", "severity"]
+        "Anomalies that were found. One that becomes critical counts as both.";
+    NOTIFICATIONS: COUNTER "llmtrace_notifications_total" false ["result"]
+        "Alerts that were sent to the Alertmanager, those that were sent again included: ok, failed (tried again) or dropped.";
+    OTLP_ITEMS: COUNTER "llmtrace_otlp_items_total" false ["signal", "result"]
+        "Spans and points of metrics that were exported: ok, failed (tried again) or dropped.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

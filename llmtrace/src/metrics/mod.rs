@@ -15,6 +15,7 @@ mod defs;
 mod hist;
 pub mod labels;
 mod process;
+mod sent;
 mod series;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::llm::{Finished, Ns, Peer, Role};
 
+pub use sent::{AnomalyGauge, Sent};
 pub use series::MAX_SERIES;
 use series::State;
 
@@ -109,6 +111,27 @@ impl Metrics {
     /// The configuration was read again, or could not be.
     pub fn reloaded(&self, ok: bool) {
         self.shared.lock().reloads.count(ok);
+    }
+
+    /// Replaces the anomalies that there are, and those that are just over.
+    pub fn set_anomalies(&self, gauges: Vec<AnomalyGauge>) {
+        self.shared.lock().outgoing.gauges = gauges;
+    }
+
+    /// One more anomaly.
+    pub fn anomaly(&self, signal: &'static str, method: &'static str, severity: &'static str) {
+        let key = [signal, method, severity];
+        *self.shared.lock().outgoing.anomalies.entry(key).or_default() += 1;
+    }
+
+    /// So many alerts were sent, with this result.
+    pub fn notified(&self, result: Sent, n: u64) {
+        self.shared.lock().outgoing.notifications.get_or_insert_default().add(result, n);
+    }
+
+    /// So many spans or points of metrics were exported, with this result.
+    pub fn exported(&self, signal: &'static str, result: Sent, n: u64) {
+        self.shared.lock().outgoing.otlp.entry(signal).or_default().add(result, n);
     }
 
     /// What captures.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
+use super::sent::Outgoing;
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
 use super::{Own, Peer};
 use crate::llm::{Finished, Ns, Outcome, Phase, Role, TokenSource};
@@ -119,6 +120,7 @@ pub(super) struct State {
     pub(super) own: Arc<Own>,
     pub(super) backend: Option<&'static str>,
     pub(super) reloads: Reloads,
+    pub(super) outgoing: Outgoing,
     models: Capped,
     servers: Capped,
 }
@@ -131,6 +133,7 @@ impl State {
             own: Arc::default(),
             backend: None,
             reloads: Reloads::new(),
+            outgoing: Outgoing::default(),
             models: Capped::new(MAX_MODELS),
             servers: Capped::new(MAX_SERVERS),
         }

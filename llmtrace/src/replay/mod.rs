@@ -24,6 +24,7 @@ pub use feed::{Feed, Hear};
 use self::summary::Summary;
 use self::table::Table;
 use crate::{
+    alerts::Board,
     cli::{Form, ReplayArgs},
     export::RequestLog,
     llm::{Finished, Peer, Role, Settings},
@@ -217,6 +218,7 @@ impl Endpoint {
     fn start(listen: std::net::SocketAddr, metrics: &Metrics) -> Result<Self> {
         let signals = Signals::watch()?;
         let state = serve::State {
+            anomalies: Board::default(),
             metrics: metrics.clone(),
             web: serve::web::Source::new(None)?,
             ready: Arc::new(AtomicBool::new(true)),

@@ -20,6 +20,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::alerts::Board;
 use crate::llm::Ns;
 use crate::metrics::{Metrics, TEXT_FORMAT};
 
@@ -38,6 +39,7 @@ const INDEX: &str = "<!doctype html>
 <h1>llmtrace</h1>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: Prometheus metrics</li>
+<li><a href=\"/api/v1/anomalies\">/api/v1/anomalies</a>: what is out of line</li>
 <li><a href=\"/healthz\">/healthz</a>: is it alive</li>
 <li><a href=\"/readyz\">/readyz</a>: does it capture</li>
 </ul>
@@ -49,6 +51,8 @@ const INDEX: &str = "<!doctype html>
 #[derive(Clone, Debug)]
 pub struct State {
     pub metrics: Metrics,
+    /// Anomalies that were found.
+    pub anomalies: Board,
     /// TLS, and who may read.
     pub web: web::Source,
     /// Whether it captures.
@@ -77,6 +81,7 @@ pub fn router(state: State) -> Router {
     Router::new()
         .route("/", get(async || Html(INDEX)))
         .route("/metrics", get(metrics))
+        .route("/api/v1/anomalies", get(anomalies))
         .route_layer(guarded)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -95,6 +100,10 @@ async fn metrics(Shared(inner): Shared<Inner>) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(_) => unavailable(),
     }
+}
+
+async fn anomalies(Shared(inner): Shared<Inner>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], inner.state.anomalies.json()).into_response()
 }
 
 async fn healthz(Shared(inner): Shared<Inner>) -> (StatusCode, &'static str) {
@@ -128,6 +137,7 @@ mod tests {
     async fn routes() {
         let state = State {
             metrics: Metrics::default(),
+            anomalies: Board::default(),
             web: web::Source::new(None).unwrap(),
             ready: Arc::default(),
             last_tick: Arc::new(AtomicU64::new(5_000_000_001)),
@@ -141,6 +151,9 @@ mod tests {
         assert!(text.starts_with("HTTP/1.1 200"), "{text}");
         assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
         assert!(text.contains("\nllmtrace_build_info{version="), "{text}");
+        let text = ask(at, "/api/v1/anomalies").await;
+        assert!(text.contains("content-type: application/json"), "{text}");
+        assert!(text.ends_with("{\"active\":[],\"ended\":[]}\n"), "{text}");
         assert!(ask(at, "/").await.contains("href=\"/metrics\""));
         assert!(ask(at, "/nothing").await.starts_with("HTTP/1.1 404"));
 

@@ -46,7 +46,8 @@ const RULES: &[Rule] = &[
     Rule { module: "http", may_use: Some(&[]), must_not: SANS_IO },
     Rule { module: "llm", may_use: Some(&["http"]), must_not: SANS_IO },
     Rule { module: "metrics", may_use: Some(&["llm"]), must_not: NO_AYA },
-    Rule { module: "export", may_use: Some(&["llm", "metrics"]), must_not: NO_AYA },
+    Rule { module: "anomaly", may_use: Some(&["config", "llm"]), must_not: SANS_IO },
+    Rule { module: "export", may_use: Some(&["anomaly", "llm", "metrics"]), must_not: NO_AYA },
 ];
 
 /// The end of the flow: only what starts the agent may name it.

@@ -1,0 +1,1 @@
+//! What a collector gets, from the bytes that were posted.
