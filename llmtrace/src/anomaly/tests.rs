@@ -52,7 +52,10 @@ fn fine(start: Ns) -> Finished {
 }
 
 fn names(events: &[Event]) -> Vec<(&'static str, &'static str, &'static str)> {
-    events.iter().map(|e| (e.what.name(), e.anomaly.signal.name(), e.anomaly.method.name())).collect()
+    events
+        .iter()
+        .map(|e| (e.what.name(), e.anomaly.signal.name(), e.anomaly.method.name()))
+        .collect()
 }
 
 #[test]
@@ -78,7 +81,8 @@ fn a_step_is_found_and_over_when_it_is_over() {
     assert!((8..=MAX_REQUESTS).contains(&first.requests.len()));
     assert!(first.requests.iter().all(|r| r.start >= hour - SECOND && r.value > 0.5), "{first:?}");
     assert_eq!(&*first.requests[0].client, "10.0.0.7:1234");
-    let methods: Vec<_> = names(&raised).iter().filter(|(_, s, _)| *s == "ttft").map(|n| n.2).collect();
+    let methods: Vec<_> =
+        names(&raised).iter().filter(|(_, s, _)| *s == "ttft").map(|n| n.2).collect();
     assert_eq!(methods, ["window", "ewma", "quantile"]);
     assert_eq!(e.active().count(), raised.len());
 
@@ -90,7 +94,10 @@ fn a_step_is_found_and_over_when_it_is_over() {
 
 #[test]
 fn what_lasts_is_the_new_normal() {
-    let s = config::Anomaly { adapt_after: std::time::Duration::from_secs(1_800), ..Default::default() };
+    let s = config::Anomaly {
+        adapt_after: std::time::Duration::from_secs(1_800),
+        ..Default::default()
+    };
     let mut e = Engine::new(s);
     let hour = 3_600 * SECOND;
     steady(&mut e, 0, hour, fine);
@@ -189,8 +196,7 @@ fn failures_belong_to_the_model_that_was_asked_for() {
         ..Finished::new(Role::Server, start)
     };
     let events = steady(&mut e, hour, hour + 60 * SECOND, failing);
-    let errors: Vec<_> =
-        events.iter().filter(|e| e.anomaly.signal == Signal::ErrorRatio).collect();
+    let errors: Vec<_> = events.iter().filter(|e| e.anomaly.signal == Signal::ErrorRatio).collect();
     assert!(!errors.is_empty());
     assert!(errors.iter().all(|e| &*e.anomaly.model == "m" && e.anomaly.value > 0.9), "{errors:?}");
     assert!(errors[0].anomaly.requests.iter().all(|r| r.status == Some(503)));
@@ -226,7 +232,8 @@ fn the_number_of_series_is_bounded() {
     assert!(found);
     // Names that were only asked for are none.
     let mut e = Engine::new(config::Anomaly::default());
-    let asked = Finished { model: Some("x".into()), status: Some(404), ..Finished::new(Role::Server, 0) };
+    let asked =
+        Finished { model: Some("x".into()), status: Some(404), ..Finished::new(Role::Server, 0) };
     e.finished(&Finished { outcome: Outcome::HttpError, ..asked }, &peer("s"));
     assert_eq!((e.series(), e.unattributed()), (0, 1));
     assert!(e.servers.is_empty());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::hist::{FIRST, GAP, Hist, PER_TOKEN, TOKENS, WHOLE};
-use super::sent::Outgoing;
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
+use super::sent::Outgoing;
 use super::{Own, Peer};
 use crate::llm::{Finished, Ns, Outcome, Phase, Role, TokenSource};
 

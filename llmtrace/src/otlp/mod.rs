@@ -20,7 +20,8 @@ mod span;
 mod tests;
 mod traceparent;
 
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -33,10 +34,15 @@ use settings::Settings;
 /// Exchanges that wait for the thread, of some 500 bytes each.
 const QUEUE: usize = 2_048;
 
+/// How long the end of the agent waits for what is left to be exported.
+const LAST: Duration = Duration::from_secs(3);
+
 /// Hands exchanges to the thread that exports them, without waiting for it.
 #[derive(Debug)]
 pub struct Otlp {
-    queue: SyncSender<Done>,
+    /// None while the value is dropped.
+    queue: Option<SyncSender<Done>>,
+    over: Receiver<()>,
     metrics: Metrics,
     spans: bool,
 }
@@ -56,18 +62,34 @@ impl Otlp {
         let spans = settings.traces.is_some();
         let sender = sender::Sender::new(settings, metrics.clone(), wall_offset);
         let builder = std::thread::Builder::new().name("otlp".into());
-        builder.spawn(move || sender.run(&exchanges))?;
-        Ok(Some(Self { queue, metrics: metrics.clone(), spans }))
+        let (ended, over) = sync_channel(1);
+        builder.spawn(move || {
+            sender.run(&exchanges);
+            let _ = ended.send(());
+        })?;
+        Ok(Some(Self { queue: Some(queue), over, metrics: metrics.clone(), spans }))
     }
 }
 
 impl Watch for Otlp {
     fn finished(&mut self, f: &Finished, peer: &Peer) {
-        match self.queue.try_send(Done::new(f, peer)) {
+        let Some(queue) = &self.queue else { return };
+        match queue.try_send(Done::new(f, peer)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.exported(if self.spans { "spans" } else { "metrics" }, Sent::Dropped, 1);
+                self.metrics.exported(
+                    if self.spans { "spans" } else { "metrics" },
+                    Sent::Dropped,
+                    1,
+                );
             }
         }
+    }
+}
+
+impl Drop for Otlp {
+    fn drop(&mut self) {
+        self.queue = None;
+        let _ = self.over.recv_timeout(LAST);
     }
 }

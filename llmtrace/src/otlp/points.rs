@@ -51,7 +51,7 @@ struct Key {
 
 #[derive(Debug)]
 pub(super) struct Points {
-    points: HashMap<Option<Key>, (Vec<KeyValue>, Exponential)>,
+    points: HashMap<Key, (Vec<KeyValue>, Exponential)>,
     overflow: [Option<Exponential>; ALL.len()],
     models: HashSet<Arc<str>>,
     started: u64,
@@ -125,16 +125,15 @@ impl Points {
     }
 
     fn histogram(&mut self, key: Key, d: &Done) -> &mut Exponential {
-        let key = Some(key);
         if self.points.len() >= MAX_POINTS && !self.points.contains_key(&key) {
-            let place = key.as_ref().and_then(|key| ALL.iter().position(|k| k.0 == key.name));
+            let place = ALL.iter().position(|kind| kind.0 == key.name);
             let slot = place.and_then(|place| self.overflow.get_mut(place));
             if let Some(slot) = slot {
                 return slot.get_or_insert_default();
             }
         }
-        let attributes = key.as_ref().map(|key| attributes(key, d)).unwrap_or_default();
-        &mut self.points.entry(key).or_insert_with(|| (attributes, Exponential::default())).1
+        let entry = self.points.entry(key);
+        &mut entry.or_insert_with_key(|key| (attributes(key, d), Exponential::default())).1
     }
 
     /// How many points there are.
@@ -153,7 +152,6 @@ impl Points {
         };
         let mut data: HashMap<&str, Vec<_>> = HashMap::new();
         for (key, (attributes, histogram)) in &mut self.points {
-            let Some(key) = key else { continue };
             data.entry(key.name).or_default().push(stamp(attributes.clone(), histogram));
         }
         for (kind, histogram) in ALL.iter().zip(&mut self.overflow) {

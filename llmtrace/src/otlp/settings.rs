@@ -68,7 +68,8 @@ impl Settings {
             metrics,
             headers,
             sample: config.sample,
-            interval: or(config.interval, default.interval, "OTEL_METRIC_EXPORT_INTERVAL").max(least),
+            interval: or(config.interval, default.interval, "OTEL_METRIC_EXPORT_INTERVAL")
+                .max(least),
             timeout: or(config.timeout, default.timeout, "OTEL_EXPORTER_OTLP_TIMEOUT").max(least),
             service,
             resource,

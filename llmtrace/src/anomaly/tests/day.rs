@@ -181,7 +181,9 @@ fn table(bad: &[Anomaly]) -> Vec<String> {
                         && a.method == method
                         && (incident.from..incident.until).contains(&a.raised)
                 });
-                found.map_or("-".to_owned(), |a| format!("{} s", (a.raised - incident.from) / SECOND))
+                found.map_or("-".to_owned(), |a| {
+                    format!("{} s", (a.raised - incident.from) / SECOND)
+                })
             };
             let cells = Method::ALL.map(cell);
             format!("| {} | {} |", incident.name, cells.join(" | "))
@@ -193,9 +195,10 @@ fn table(bad: &[Anomaly]) -> Vec<String> {
 fn a_bad_day() {
     let bad = day(0xfa17, |now| {
         let now_in = |i: &&Incident| (i.from..i.until).contains(&now);
-        INCIDENTS.iter().find(now_in).map_or(NONE, |i| {
-            (i.fault)((now - i.from) as f64 / (i.until - i.from) as f64)
-        })
+        INCIDENTS
+            .iter()
+            .find(now_in)
+            .map_or(NONE, |i| (i.fault)((now - i.from) as f64 / (i.until - i.from) as f64))
     });
     let lines = table(&bad);
     println!("{}", lines.join("\n"));
@@ -213,9 +216,9 @@ fn a_bad_day() {
         };
         assert!(delay.is_some_and(|d| d <= limit), "{}: {delay:?}", incident.name);
     }
-    let stray = bad.iter().find(|a| {
-        !INCIDENTS.iter().any(|i| (i.from..i.until + AFTER).contains(&a.raised))
-    });
+    let stray = bad
+        .iter()
+        .find(|a| !INCIDENTS.iter().any(|i| (i.from..i.until + AFTER).contains(&a.raised)));
     assert_eq!(stray, None);
     let docs = include_str!("../../../../docs/anomalies.md");
     for line in lines {
@@ -227,10 +230,8 @@ fn a_bad_day() {
 fn two_quiet_days() {
     let mut all = day(0x5eed, |_| NONE);
     all.extend(day(0x5eee, |_| NONE));
-    let all: Vec<_> = all
-        .iter()
-        .map(|a| (a.signal, a.method, a.value, a.expected, a.raised / SECOND))
-        .collect();
+    let all: Vec<_> =
+        all.iter().map(|a| (a.signal, a.method, a.value, a.expected, a.raised / SECOND)).collect();
     println!("{} false alarms in two days: {all:?}", all.len());
     let docs = include_str!("../../../../docs/anomalies.md");
     let line = format!("false alarms in two quiet days: {}", all.len());
