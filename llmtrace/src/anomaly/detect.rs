@@ -144,7 +144,7 @@ impl Detector {
                 if first {
                     (*mean, *variance) = (y, sample.noise.max(MIN_NOISE).powi(2));
                 } else {
-                    let weight = weight(now - *last, s.ewma_half_life);
+                    let weight = weight(now.saturating_sub(*last), s.ewma_half_life);
                     let off = y - *mean;
                     *mean += weight * off;
                     *variance = (1.0 - weight) * (*variance + weight * off * off);
@@ -163,7 +163,7 @@ impl Detector {
                 if first {
                     *mean = y;
                 } else {
-                    *mean += weight(now - *last, s.drift_half_life) * (y - *mean);
+                    *mean += weight(now.saturating_sub(*last), s.drift_half_life) * (y - *mean);
                 }
                 *last = now;
             }

@@ -39,7 +39,8 @@ impl Done {
             method: f.method.clone(),
             endpoint: f.endpoint,
             operation: f.operation,
-            asked_model: f.asked.model.clone(),
+            // It is not told twice if the answer named none.
+            asked_model: f.asked.model.clone().or_else(|| f.model.clone()),
             model: f.model.clone(),
             max_tokens: f.asked.max_tokens,
             choices: f.asked.n,

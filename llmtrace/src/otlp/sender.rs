@@ -56,7 +56,8 @@ pub(super) struct Sender {
     points: BTreeMap<Arc<str>, Points>,
     spans_due: Option<Instant>,
     metrics_due: Instant,
-    backoff: Backoff,
+    /// By signal: one that is refused must not hold up the other.
+    backoff: BTreeMap<&'static str, Backoff>,
     failing: bool,
 }
 
@@ -75,7 +76,7 @@ impl Sender {
             spans: Vec::new(),
             points: BTreeMap::new(),
             spans_due: None,
-            backoff: Backoff::default(),
+            backoff: BTreeMap::new(),
             failing: false,
         }
     }
@@ -248,7 +249,7 @@ impl Sender {
                 if std::mem::take(&mut self.failing) {
                     log::info!("OTLP: {url} takes {signal} again");
                 }
-                self.backoff.reset();
+                self.backoff.entry(signal).or_default().reset();
                 None
             }
             Posted::Refused(why) => {
@@ -259,7 +260,7 @@ impl Sender {
             Posted::Later(after, why) => {
                 self.metrics.exported(signal, Sent::Failed, count);
                 self.say_failing(url, signal, &why);
-                Some(self.backoff.next(after))
+                Some(self.backoff.entry(signal).or_default().next(after))
             }
         }
     }
