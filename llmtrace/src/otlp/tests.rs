@@ -80,8 +80,8 @@ fn peer() -> Peer {
     Peer { server: "vllm:8000".into(), client: "[::1]:4321".into(), pid: 7, tls: false }
 }
 
-fn start(url: &str, config: config::Otlp, metrics: &Metrics) -> Otlp {
-    Otlp::start(&config, Some(url), metrics, || 1_700_000_000_000_000_000).unwrap().unwrap()
+fn start(url: &str, config: &config::Otlp, metrics: &Metrics) -> Otlp {
+    Otlp::start(config, Some(url), metrics, || 1_700_000_000_000_000_000).unwrap().unwrap()
 }
 
 fn spans(body: &[u8]) -> Vec<Span> {
@@ -126,7 +126,7 @@ fn a_span_and_its_metrics() {
     // The first try finds a collector that is not ready.
     let (url, got) = receiver(&[503]);
     let metrics = Metrics::default();
-    let mut otlp = start(&url, config::Otlp::default(), &metrics);
+    let mut otlp = start(&url, &config::Otlp::default(), &metrics);
     otlp.finished(&finished(Some(PARENT)), &peer());
     // Not sampled by its parent: no span, but it counts.
     otlp.finished(&finished(Some(&PARENT.replace("-01", "-00"))), &peer());
@@ -229,7 +229,7 @@ fn a_collector_that_is_gone_costs_bounded_memory_and_no_time() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let metrics = Metrics::default();
     let config = config::Otlp { metrics: false, ..config::Otlp::default() };
-    let mut otlp = start(&format!("http://{closed}"), config, &metrics);
+    let mut otlp = start(&format!("http://{closed}"), &config, &metrics);
     let total = 20_000;
     let began = std::time::Instant::now();
     for _ in 0..total {
