@@ -81,13 +81,14 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
         let points = lines(&file, "point");
         points.iter().any(|p| p["name"] == duration).then_some(points)
     });
-    let metrics = agent.metrics();
-    let items = |signal, result| {
-        metrics.sum("llmtrace_otlp_items_total", &[("signal", signal), ("result", result)])
+    let items = |result| {
+        let labels = [("signal", "spans"), ("result", result)];
+        agent.metrics().sum("llmtrace_otlp_items_total", &labels)
     };
-    assert_eq!(items("spans", "ok"), (REQUESTS - 1) as f64);
-    assert!(items("spans", "failed") > 0.0, "it was not there at first");
-    assert_eq!(items("spans", "dropped"), 0.0);
+    // They are written down before they are answered.
+    wait_for("spans to count", LIMIT, || (items("ok") == (REQUESTS - 1) as f64).then_some(()));
+    assert!(items("failed") > 0.0, "it was not there at first");
+    assert_eq!(items("dropped"), 0.0);
 
     let offset = wall_offset();
     let entries = agent.stop();
