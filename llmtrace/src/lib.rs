@@ -4,7 +4,10 @@
 //! message ([`http`]) -> LLM exchange ([`llm`]) -> [`metrics`]. ARCHITECTURE.md is the map.
 
 pub mod agent;
+pub mod alerts;
+pub mod anomaly;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod conn;
 pub mod demo;
@@ -17,6 +20,7 @@ pub mod live;
 pub mod llm;
 pub mod logger;
 pub mod metrics;
+pub mod otlp;
 pub mod pipeline;
 pub mod probe;
 pub mod record;

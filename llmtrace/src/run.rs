@@ -9,13 +9,15 @@ use anyhow::Result;
 use caps::Capability;
 
 use crate::{
-    agent::{Agent, open_log, wall_offset},
+    agent::{Agent, open_lines, open_log, wall_offset},
+    alerts::{Alerts, Board, Sender},
     cli::{self, Command, LogFormat, RunArgs},
-    config,
+    config::{self, Sections},
     kubernetes::Kubernetes,
     live::Live,
     logger,
-    metrics::{Metrics, Policy},
+    metrics::Metrics,
+    otlp::Otlp,
     probe::{clock::monotonic_ns, features, privileges},
     serve,
     signals::Signals,
@@ -28,7 +30,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let wanted = args.targets.wanted();
     let described = wanted.describe();
     let log = args.request_log.as_deref().map(open_log).transpose()?;
-    let metrics = Metrics::new(policy(args)?);
+    let sections = sections(args)?;
+    let metrics = Metrics::new(sections.policy(args.series_ttl));
+    let board = Board::default();
+    let alerts = alerts(args, &sections, &metrics, &board)?;
+    let otlp = Otlp::start(&sections.otlp, args.otlp_endpoint.as_deref(), &metrics, wall_offset)?;
     if let (true, Some(path)) = (args.log_payload, &args.request_log) {
         log::warn!(
             "--log-payload: the text of prompts and answers is written to {}",
@@ -41,6 +47,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let web = serve::web::Source::new(args.web_config_file.as_deref())?;
     let state = serve::State {
         metrics: metrics.clone(),
+        anomalies: board,
         web,
         live: live.clone(),
         ready: ready.clone(),
@@ -59,6 +66,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     agent.out.kubernetes = kubernetes;
     let settings = agent.settings();
     (settings.quality, settings.payload) = (args.quality, args.log_payload);
+    alerts.into_iter().for_each(|alerts| agent.watch(alerts));
+    otlp.into_iter().for_each(|otlp| agent.watch(Box::new(otlp)));
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);
@@ -109,6 +118,27 @@ fn confine(args: &RunArgs) {
     }
 }
 
+/// What watches for anomalies, if somebody wants it.
+fn alerts(
+    args: &RunArgs,
+    sections: &Sections,
+    metrics: &Metrics,
+    board: &Board,
+) -> Result<Option<Box<Alerts>>> {
+    if !sections.anomaly.enabled {
+        return Ok(None);
+    }
+    let settings = sections.anomaly.clone();
+    let mut alerts = Alerts::new(settings, metrics.clone(), board.clone(), wall_offset);
+    if let Some(path) = &args.anomaly_log {
+        alerts.log_to(open_lines(path, "anomaly log")?);
+    }
+    if let Some(sender) = Sender::start(&sections.notify, metrics.clone())? {
+        alerts.send_by(sender);
+    }
+    Ok(Some(Box::new(alerts)))
+}
+
 /// A line that programs wait for: a word, and what belongs to it.
 fn say(json: bool, word: &str, with: &[(&str, &str)]) {
     if json {
@@ -122,10 +152,9 @@ fn say(json: bool, word: &str, with: &[(&str, &str)]) {
     }
 }
 
-/// What the configuration has the metrics judge by.
-fn policy(args: &RunArgs) -> Result<Policy> {
-    let sections = args.config.as_deref().map(config::sections).transpose()?.unwrap_or_default();
-    Ok(sections.policy(args.series_ttl))
+/// The tables of the configuration file, if there is one.
+fn sections(args: &RunArgs) -> Result<Sections> {
+    Ok(args.config.as_deref().map_or(Ok(Sections::default()), config::sections)?)
 }
 
 /// Reads the configuration file again. Says what came of it.
@@ -138,13 +167,13 @@ fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     let Command::Run(new) = cli::parse_from(argv).map_err(|e| cli::short(&e))?.command else {
         unreachable!("the command line is that of `run`");
     };
-    let policy = policy(&new)?;
+    let sections = sections(&new)?;
     let wanted = new.targets.wanted();
     let described = wanted.describe();
     if described != agent.targets() {
         agent.retarget(wanted)?;
     }
-    agent.out.metrics.set_policy(policy);
+    agent.out.metrics.set_policy(sections.policy(new.series_ttl));
     agent.settings().itl_bounds = agent.out.metrics.gap_bounds();
     Ok(format!("targets={described}"))
 }

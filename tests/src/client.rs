@@ -41,6 +41,8 @@ pub struct Request {
     pub body: Vec<u8>,
     pub stream: bool,
     pub abort: Option<Abort>,
+    /// A header of that name.
+    pub traceparent: Option<String>,
 }
 
 impl Request {
@@ -52,6 +54,7 @@ impl Request {
             body: ask.body(),
             stream: ask.stream,
             abort: None,
+            traceparent: None,
         }
     }
 
@@ -63,8 +66,10 @@ impl Request {
 
     /// The bytes on the wire.
     pub fn encode(&self) -> Vec<u8> {
+        let header = |value| format!("traceparent: {value}\r\n");
+        let traceparent = self.traceparent.as_ref().map(header).unwrap_or_default();
         let mut bytes = format!(
-            "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {}\r\n{traceparent}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.method, self.path, self.user_agent, self.body.len()
         )
         .into_bytes();

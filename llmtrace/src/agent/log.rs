@@ -11,19 +11,23 @@ use anyhow::{Context, Result};
 
 use crate::{export::request_log::RequestLog, probe::clock::monotonic_ns};
 
-/// Opens the log for appending; "-" is standard output.
+/// Opens a request log.
 pub fn open_log(path: &Path) -> Result<RequestLog<Box<dyn Write>>> {
-    let out: Box<dyn Write> = if path == Path::new("-") {
+    Ok(RequestLog::new(open_lines(path, "request log")?, wall_offset()))
+}
+
+/// Opens a log for appending; "-" is standard output.
+pub fn open_lines(path: &Path, what: &str) -> Result<Box<dyn Write>> {
+    Ok(if path == Path::new("-") {
         Box::new(std::io::stdout())
     } else {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
-            .with_context(|| format!("request log {}", path.display()))?;
+            .with_context(|| format!("{what} {}", path.display()))?;
         Box::new(BufWriter::new(file))
-    };
-    Ok(RequestLog::new(out, wall_offset()))
+    })
 }
 
 /// Nanoseconds since the Unix epoch, less those of `CLOCK_MONOTONIC`.

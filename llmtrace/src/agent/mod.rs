@@ -29,7 +29,7 @@ use crate::{
     record::{Address, Process, Record, decode::decode},
 };
 
-pub use log::{open_log, wall_offset};
+pub use log::{open_lines, open_log, wall_offset};
 pub use out::Out;
 use own::Before;
 

@@ -176,6 +176,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "1h", env = "LLMTRACE_SERIES_TTL",
           value_parser = series_ttl)]
     pub series_ttl: Duration,
+    /// Write a JSON line per anomaly that begins or ends, with the requests behind it, to this file,
+    /// or to standard output with "-".
+    #[arg(long, value_name = "FILE", env = "LLMTRACE_ANOMALY_LOG")]
+    pub anomaly_log: Option<PathBuf>,
+    /// Send spans and metrics to this OpenTelemetry collector (OTLP over HTTP), such as
+    /// http://127.0.0.1:4318.
+    #[arg(long, value_name = "URL", env = "LLMTRACE_OTLP_ENDPOINT", value_parser = url)]
+    pub otlp_endpoint: Option<String>,
     /// Form of the agent's own log on standard error.
     #[arg(long, value_enum, default_value_t, env = "LLMTRACE_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -234,6 +242,10 @@ fn series_ttl(text: &str) -> Result<Duration, String> {
         Ok(_) => Err("must be more than 0".into()),
         Err(e) => Err(e.to_string()),
     }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    crate::config::check_url("it", text).map(|()| text.to_owned())
 }
 
 fn max_copy(text: &str) -> Result<u32, String> {

@@ -3,7 +3,9 @@
 //!
 //! docs/llmtrace.toml is the annotated example; a test reads it.
 
+mod alerts;
 mod flags;
+mod otlp;
 mod policy;
 mod sections;
 #[cfg(test)]
@@ -13,7 +15,9 @@ use std::{fs, path::Path};
 
 use thiserror::Error;
 
+pub use alerts::{Anomaly, Notify};
 pub use flags::arguments;
+pub use otlp::{Otlp, Sample};
 pub use sections::{Buckets, Cost, MAX_BUCKETS, ModelPrice, Sections, Slo};
 
 /// Longest file that is read, in bytes.
@@ -37,6 +41,17 @@ impl ConfigError {
 pub fn sections(path: &Path) -> Result<Sections, ConfigError> {
     let (_, sections) = flags::split(path, &read(path)?)?;
     Ok(sections)
+}
+
+/// Whether something can be sent to `url`.
+pub fn check_url(name: &str, url: &str) -> Result<(), String> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    if host.is_empty() || url.contains(odd) {
+        return Err(format!("{name} is no URL such as http://127.0.0.1:9093"));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

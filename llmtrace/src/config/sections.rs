@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::{Anomaly, Notify, Otlp};
+
 /// Most bounds of a histogram.
 pub const MAX_BUCKETS: usize = 64;
 
@@ -15,6 +17,9 @@ pub struct Sections {
     pub slo: Vec<Slo>,
     pub cost: Option<Cost>,
     pub buckets: Buckets,
+    pub anomaly: Anomaly,
+    pub notify: Notify,
+    pub otlp: Otlp,
 }
 
 /// What is promised to users of a model.
@@ -106,6 +111,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dura
     Ok(Some(parsed))
 }
 
+/// A [`duration`] that is always there.
+pub(super) fn plain_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    Ok(duration(from)?.unwrap_or_default())
+}
+
 impl Sections {
     /// From what is left of a file without its flags.
     pub(super) fn deserialize_from(table: toml::Table) -> Result<Self, String> {
@@ -116,6 +126,9 @@ impl Sections {
 
     /// What types cannot say.
     fn check(&self) -> Result<(), String> {
+        self.anomaly.check()?;
+        self.notify.check()?;
+        self.otlp.check()?;
         for slo in &self.slo {
             if slo.ttft.or(slo.tpot).or(slo.e2e).is_none() {
                 return Err(format!(

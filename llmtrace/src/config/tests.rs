@@ -52,6 +52,17 @@ fn mistakes_are_told() {
         ("time", "[[slo]]\nttft = 'soon'\n", "no duration such as 500ms"),
         ("buckets", "[buckets]\nttft = [2, 1]\n", "ascending"),
         ("price", "[cost]\ngpu-hour = -1.0\n", "cannot be -1"),
+        ("signal", "[anomaly]\nsignals = ['x']\n", "is none of ttft, itl"),
+        ("interval", "[anomaly]\ninterval = '0s'\n", "anomaly.interval has to be from 1s"),
+        ("window", "[anomaly]\ninterval = '1s'\nwindow = '1h'\n", "more than 1000 intervals"),
+        ("factor", "[anomaly]\nmin-change = 1.0\n", "min-change has to be more than 1"),
+        ("share", "[anomaly]\nquantile = 1.0\n", "quantile has to be between 0 and 1"),
+        ("raise", "[anomaly]\nraise = 6\n", "raise <= raise-of"),
+        ("url", "[notify]\nalertmanager = 'am:9093'\n", "no URL such as"),
+        ("secret", "[notify]\nusername = 'a'\n", "go together"),
+        ("label", "[notify]\nlabels = { 1a = 'x' }\n", "no name of a label"),
+        ("otlp", "[otlp]\ninterval = '1ms'\n", "from 100ms to 1h"),
+        ("sample", "[otlp]\nsample = 'some'\n", "unknown variant `some`"),
         ("field", "[cost]\ngpuhour = 1.0\n", "unknown field `gpuhour`"),
     ] {
         // Tables are read by who needs them, and at the start.
@@ -84,6 +95,11 @@ fn the_annotated_example() {
     let read = sections(&path).unwrap_or_else(|e| panic!("{e}\n{all}"));
     assert_eq!(read.slo[0].ttft, Some(Duration::from_millis(500)));
     assert!(read.cost.is_some());
+    // What it shows of these are the defaults.
+    assert_eq!(read.anomaly, Anomaly::default());
+    assert_eq!(read.notify.labels.len(), 1);
+    let shown = Otlp { endpoint: None, headers: [].into(), resource: [].into(), ..read.otlp };
+    assert_eq!(shown, Otlp::default());
     let argv = ["llmtrace", "run", "--config"].map(OsString::from);
     let argv = argv.into_iter().chain([path.clone().into()]).collect();
     cli::parse_from(argv).unwrap();

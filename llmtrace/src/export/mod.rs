@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod anomalies;
 pub mod request_log;
 
 pub use request_log::RequestLog;

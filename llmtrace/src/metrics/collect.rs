@@ -12,6 +12,7 @@ use super::defs::{self, Def};
 use super::hist::{COST, FIRST, Hist, NANO, RATIO, RATIO_UNIT, TOKENS};
 use super::policy::{Bounds, Policy};
 use super::process::Process;
+use super::sent::{BySent, Outgoing};
 use super::series::{Base, Reloads, Series, Status};
 use super::slo::SLOS;
 use super::{Own, Shared, TargetUse, labels};
@@ -53,6 +54,7 @@ impl Collector for Collect {
                 targets: s.targets.clone(),
                 backend: s.backend,
                 reloads: s.reloads,
+                outgoing: s.outgoing.clone(),
             }
         };
         let Snapshot { policy, all, in_flight, own, .. } = &snapshot;
@@ -66,6 +68,7 @@ impl Collector for Collect {
         agent(&mut out, own, snapshot.backend);
         configuration(&mut out, snapshot.reloads);
         targets(&mut out, &snapshot.targets);
+        sent(&mut out, &snapshot.outgoing);
         process(&mut out, Process::read());
         out.0
     }
@@ -81,6 +84,7 @@ struct Snapshot {
     targets: Arc<[TargetUse]>,
     backend: Option<&'static str>,
     reloads: Reloads,
+    outgoing: Outgoing,
 }
 
 type All = [(Base, Arc<Series>)];
@@ -319,6 +323,26 @@ fn agent(out: &mut Families, own: &Own, backend: Option<&'static str>) {
     out.add(&defs::TARGET_INFO, info);
     out.add(&defs::BUILD_INFO, [(None, [env!("CARGO_PKG_VERSION")], 1.0)].into_iter());
     out.add(&defs::BACKEND_INFO, backend.into_iter().map(|b| (None, [b], 1.0)));
+}
+
+fn sent(out: &mut Families, outgoing: &Outgoing) {
+    let gauges: Vec<_> = outgoing.gauges.iter().map(|g| (g, labels::clean(&g.model))).collect();
+    out.add(
+        &defs::ANOMALY,
+        gauges.iter().map(|(g, model)| {
+            let value = if g.active { 1.0 } else { 0.0 };
+            (None, [g.signal, g.method, g.severity, &g.server, model], value)
+        }),
+    );
+    let anomalies = outgoing.anomalies.iter();
+    out.add(&defs::ANOMALIES, anomalies.map(|(labels, n)| (None, *labels, *n as f64)));
+    let told = outgoing.notifications.into_iter().flat_map(BySent::all);
+    out.add(&defs::NOTIFICATIONS, told.map(|(result, n)| (None, [result], n as f64)));
+    let items = outgoing
+        .otlp
+        .iter()
+        .flat_map(|(signal, by)| by.all().map(|(result, n)| (None, [*signal, result], n as f64)));
+    out.add(&defs::OTLP_ITEMS, items);
 }
 
 fn configuration(out: &mut Families, reloads: Reloads) {

@@ -112,6 +112,14 @@ defs! {
         "GPU memory that a target process holds, in bytes.";
     TARGET_GPU_UTILIZATION: GAUGE "llmtrace_target_gpu_utilization_ratio" false ["pid", "process", "gpu"]
         "Share of the time in which a target process had the GPU compute, 0 to 1.";
+    ANOMALY: GAUGE "llmtrace_anomaly" false ["signal", "method", "severity", "server", "model"]
+        "1 while a signal of a server and model is out of line with its own past, 0 for ten minutes after.";
+    ANOMALIES: COUNTER "llmtrace_anomalies_total" false ["signal", "method", "severity"]
+        "Anomalies that were found. One that becomes critical counts as both.";
+    NOTIFICATIONS: COUNTER "llmtrace_notifications_total" false ["result"]
+        "Alerts that were sent to the Alertmanager, those that were sent again included: ok, failed (tried again) or dropped.";
+    OTLP_ITEMS: COUNTER "llmtrace_otlp_items_total" false ["signal", "result"]
+        "Spans and points of metrics that were exported: ok, failed (tried again) or dropped.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

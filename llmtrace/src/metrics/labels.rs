@@ -111,7 +111,7 @@ pub(super) fn finish_reason(value: &str) -> &'static str {
 }
 
 /// A value without control characters, at most [`MAX_VALUE`] bytes long.
-fn clean(value: &str) -> Arc<str> {
+pub(super) fn clean(value: &str) -> Arc<str> {
     let short = &value[..value.floor_char_boundary(MAX_VALUE)];
     if !short.contains(char::is_control) {
         return short.into();

@@ -18,6 +18,7 @@ mod hist;
 pub mod labels;
 pub mod policy;
 mod process;
+mod sent;
 mod series;
 mod slo;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::llm::{Finished, Ns, Peer, Role};
 
 pub use health::Health;
 pub use policy::Policy;
+pub use sent::{AnomalyGauge, Sent};
 pub use series::MAX_SERIES;
 use series::State;
 pub use slo::Judged;
@@ -180,6 +182,27 @@ impl Metrics {
     /// The configuration was read again, or could not be.
     pub fn reloaded(&self, ok: bool) {
         self.shared.lock().reloads.count(ok);
+    }
+
+    /// Replaces the anomalies that there are, and those that are just over.
+    pub fn set_anomalies(&self, gauges: Vec<AnomalyGauge>) {
+        self.shared.lock().outgoing.gauges = gauges;
+    }
+
+    /// One more anomaly.
+    pub fn anomaly(&self, signal: &'static str, method: &'static str, severity: &'static str) {
+        let key = [signal, method, severity];
+        *self.shared.lock().outgoing.anomalies.entry(key).or_default() += 1;
+    }
+
+    /// So many alerts were sent, with this result.
+    pub fn notified(&self, result: Sent, n: u64) {
+        self.shared.lock().outgoing.notifications.get_or_insert_default().add(result, n);
+    }
+
+    /// So many spans or points of metrics were exported, with this result.
+    pub fn exported(&self, signal: &'static str, result: Sent, n: u64) {
+        self.shared.lock().outgoing.otlp.entry(signal).or_default().add(result, n);
     }
 
     /// What captures.

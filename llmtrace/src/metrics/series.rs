@@ -8,6 +8,7 @@ use super::cost::{Costs, Meter};
 use super::hist::{COST, FIRST, Hist, NANO, RATIO, RATIO_UNIT, TOKENS};
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
 use super::policy::{Bounds, Policy};
+use super::sent::Outgoing;
 use super::slo::{self, Judged, SLOS};
 use super::{Assessed, Own, Peer, TargetUse};
 use crate::llm::{Finished, Ns, Outcome, Role, TokenSource};
@@ -142,6 +143,7 @@ pub(super) struct State {
     pub(super) targets: Arc<[TargetUse]>,
     pub(super) backend: Option<&'static str>,
     pub(super) reloads: Reloads,
+    pub(super) outgoing: Outgoing,
     models: Capped,
     servers: Capped,
     /// The latest time heard of.
@@ -160,6 +162,7 @@ impl State {
             targets: Arc::default(),
             backend: None,
             reloads: Reloads::new(),
+            outgoing: Outgoing::default(),
             models: Capped::new(MAX_MODELS),
             servers: Capped::new(MAX_SERVERS),
             now: 0,

@@ -25,6 +25,7 @@ use self::summary::Summary;
 use self::table::Table;
 use crate::{
     agent::wall_offset,
+    alerts::Board,
     cli::{Form, ReplayArgs},
     export::RequestLog,
     live::Live,
@@ -224,6 +225,7 @@ impl Endpoint {
     fn start(listen: std::net::SocketAddr, metrics: &Metrics) -> Result<Self> {
         let signals = Signals::watch()?;
         let state = serve::State {
+            anomalies: Board::default(),
             metrics: metrics.clone(),
             web: serve::web::Source::new(None)?,
             // Stays empty: what is replayed is of another time.

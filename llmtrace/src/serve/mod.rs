@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::State as Shared;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::alerts::Board;
 use crate::live::Live;
 use crate::llm::Ns;
 use crate::metrics::Metrics;
@@ -43,6 +44,8 @@ const MAX_SUMMARIES: usize = 2;
 #[derive(Clone, Debug)]
 pub struct State {
     pub metrics: Metrics,
+    /// Anomalies that were found.
+    pub anomalies: Board,
     /// TLS, and who may read.
     pub web: web::Source,
     pub live: Live,
@@ -81,6 +84,7 @@ pub fn router(state: State) -> Router {
         .merge(page::routes())
         .route("/metrics", get(metrics))
         .route("/api/v1/summary", get(api::summary))
+        .route("/api/v1/anomalies", get(anomalies))
         .route_layer(guarded)
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -97,6 +101,10 @@ async fn metrics(Shared(inner): Shared<Inner>, headers: HeaderMap) -> Response {
         form.encode(&inner.state.metrics)
     });
     response.await.unwrap_or_else(|_| unavailable())
+}
+
+async fn anomalies(Shared(inner): Shared<Inner>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], inner.state.anomalies.json()).into_response()
 }
 
 async fn healthz(Shared(inner): Shared<Inner>) -> (StatusCode, &'static str) {

@@ -15,6 +15,7 @@ async fn ask(at: std::net::SocketAddr, path: &str) -> String {
 async fn routes() {
     let state = State {
         metrics: Metrics::default(),
+        anomalies: Board::default(),
         web: web::Source::new(None).unwrap(),
         live: Live::new(1_000),
         ready: Arc::default(),
@@ -46,6 +47,9 @@ async fn routes() {
         let text = ask(at, &format!("/api/v1/summary?{wrong}")).await;
         assert!(text.starts_with("HTTP/1.1 400") && text.contains("{\"error\":"), "{text}");
     }
+    let text = ask(at, "/api/v1/anomalies").await;
+    assert!(text.contains("content-type: application/json"), "{text}");
+    assert!(text.ends_with("{\"active\":[],\"ended\":[]}\n"), "{text}");
     assert!(ask(at, "/nothing").await.starts_with("HTTP/1.1 404"));
 
     assert!(ask(at, "/healthz").await.starts_with("HTTP/1.1 200"));
@@ -92,6 +96,7 @@ async fn summary_of_a_thousand_series_under_load() {
     let live = Live::new(0);
     let state = State {
         metrics: Metrics::default(),
+        anomalies: Board::default(),
         web: web::Source::new(None).unwrap(),
         live: live.clone(),
         ready: Arc::default(),

@@ -47,7 +47,8 @@ const RULES: &[Rule] = &[
     Rule { module: "llm", may_use: Some(&["http"]), must_not: SANS_IO },
     Rule { module: "live", may_use: Some(&["llm"]), must_not: SANS_IO },
     Rule { module: "metrics", may_use: Some(&["llm"]), must_not: NO_AYA },
-    Rule { module: "export", may_use: Some(&["llm", "metrics"]), must_not: NO_AYA },
+    Rule { module: "anomaly", may_use: Some(&["config", "llm"]), must_not: SANS_IO },
+    Rule { module: "export", may_use: Some(&["anomaly", "llm", "metrics"]), must_not: NO_AYA },
 ];
 
 /// The end of the flow: only what starts the agent may name it.
@@ -147,10 +148,13 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
 /// Modules without a rule of their own, which may use everything.
 const OTHERS: &[&str] = &[
     "agent",
+    "alerts",
     "cli",
+    "client",
     "config",
     "demo",
     "kubernetes",
+    "otlp",
     "pipeline",
     "recorder",
     "replay",

@@ -1,0 +1,282 @@
+//! The thread that exports.
+//!
+//! Spans wait until there are enough of them or for a few seconds; metrics are cumulative and sent
+//! at intervals. A collector that does not take them is tried again; meanwhile spans are kept as
+//! far as there is room, and metrics just go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message;
+use ring::rand::{SecureRandom, SystemRandom};
+use ureq::Agent;
+
+use super::done::Done;
+use super::points::Points;
+use super::settings::Settings;
+use super::span::{self, Ids, host_port};
+use super::traceparent;
+use crate::client::{self, Backoff, Posted};
+use crate::config::Sample;
+use crate::llm::Role;
+use crate::metrics::{Metrics, Sent};
+use crate::probe::clock::monotonic_ns;
+
+/// Spans of one request.
+const BATCH: usize = 512;
+/// Most spans that wait, of some 2 KiB each.
+const MAX_SPANS: usize = 4_096;
+/// How long a span waits for others.
+const DELAY: Duration = Duration::from_secs(2);
+/// Most services that have metrics of their own.
+const MAX_SERVICES: usize = 100;
+/// What clients and servers beyond those are.
+const OWN_SERVICE: &str = "llmtrace";
+
+pub(super) struct Sender {
+    settings: Settings,
+    metrics: Metrics,
+    wall_offset: fn() -> i64,
+    agent: Agent,
+    headers: Vec<(String, String)>,
+    random: SystemRandom,
+    spans: Vec<(Arc<str>, Span)>,
+    points: BTreeMap<Arc<str>, Points>,
+    spans_due: Option<Instant>,
+    metrics_due: Instant,
+    /// By signal: one that is refused must not hold up the other.
+    backoff: BTreeMap<&'static str, Backoff>,
+    failing: bool,
+}
+
+impl Sender {
+    pub(super) fn new(settings: Settings, metrics: Metrics, wall_offset: fn() -> i64) -> Self {
+        let mut headers = vec![("Content-Type".to_owned(), "application/x-protobuf".to_owned())];
+        headers.extend(settings.headers.clone());
+        Self {
+            agent: client::agent(settings.timeout),
+            metrics_due: Instant::now() + settings.interval,
+            settings,
+            metrics,
+            wall_offset,
+            headers,
+            random: SystemRandom::new(),
+            spans: Vec::new(),
+            points: BTreeMap::new(),
+            spans_due: None,
+            backoff: BTreeMap::new(),
+            failing: false,
+        }
+    }
+
+    pub(super) fn run(mut self, exchanges: &Receiver<Done>) {
+        loop {
+            let now = Instant::now();
+            let due = self.spans_due.map_or(self.metrics_due, |due| due.min(self.metrics_due));
+            let mut more = true;
+            match exchanges.recv_timeout(due.saturating_duration_since(now)) {
+                Ok(done) => {
+                    self.take(&done);
+                    // All that is there, before anything is sent.
+                    exchanges.try_iter().take(BATCH).for_each(|done| self.take(&done));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => more = false,
+            }
+            let now = Instant::now();
+            if !more || self.spans_due.is_some_and(|due| due <= now) {
+                self.send_spans();
+            }
+            if !more || self.metrics_due <= now {
+                self.send_metrics();
+            }
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, done: &Done) {
+        let wall_offset = (self.wall_offset)();
+        let ids = if self.settings.traces.is_some() { self.ids(done) } else { None };
+        let mut service = self.service(done);
+        if self.settings.metrics.is_some() {
+            if self.points.len() >= MAX_SERVICES && !self.points.contains_key(&service) {
+                service = OWN_SERVICE.into();
+            }
+            let started = done.start.saturating_add_signed(wall_offset);
+            let points = self.points.entry(service.clone());
+            points.or_insert_with(|| Points::new(started)).add(done, ids.as_ref(), wall_offset);
+        }
+        let Some(ids) = ids else { return };
+        if self.spans.len() >= MAX_SPANS {
+            self.metrics.exported("spans", Sent::Dropped, 1);
+            return;
+        }
+        self.spans.push((service, span::span(done, &ids, wall_offset)));
+        let now = Instant::now();
+        let due = *self.spans_due.get_or_insert(now + DELAY);
+        if self.spans.len() >= BATCH && !self.failing {
+            self.spans_due = Some(due.min(now));
+        }
+    }
+
+    /// None if there is to be no span.
+    fn ids(&self, done: &Done) -> Option<Ids> {
+        let parent = done.traceparent.as_deref().and_then(traceparent::parse);
+        let wanted = self.settings.sample == Sample::Always || parent.is_none_or(|p| p.sampled);
+        let mut ids = Ids { trace: [0; 16], span: [0; 8], parent };
+        match parent.filter(|_| wanted) {
+            Some(parent) => ids.trace = parent.trace,
+            None if wanted => self.random.fill(&mut ids.trace).ok()?,
+            None => return None,
+        }
+        self.random.fill(&mut ids.span).ok()?;
+        Some(ids)
+    }
+
+    /// Whose span it is: that of the server, whichever of its ports it is.
+    fn service(&self, done: &Done) -> Arc<str> {
+        match (&self.settings.service, done.role) {
+            (Some(service), _) => service.as_str().into(),
+            (None, Role::Server) => host_port(&done.server).0.into(),
+            (None, Role::Client) => OWN_SERVICE.into(),
+        }
+    }
+
+    fn resource(&self, service: &str) -> Option<Resource> {
+        let own = [("service.name", service), ("telemetry.distro.name", "llmtrace")];
+        let said = self.settings.resource.iter().map(|(key, value)| (&**key, &**value));
+        let attributes = own.into_iter().chain(said).map(|(key, value)| span::text(key, value));
+        Some(Resource { attributes: attributes.collect(), ..Resource::default() })
+    }
+
+    fn send_spans(&mut self) {
+        self.spans_due = None;
+        let Some(url) = self.settings.traces.clone() else { return };
+        while !self.spans.is_empty() {
+            let count = self.spans.len().min(BATCH);
+            let mut by_service: BTreeMap<Arc<str>, Vec<Span>> = BTreeMap::new();
+            for (service, span) in self.spans.iter().take(count) {
+                by_service.entry(service.clone()).or_default().push(span.clone());
+            }
+            let resource_spans = by_service
+                .into_iter()
+                .map(|(service, spans)| ResourceSpans {
+                    resource: self.resource(&service),
+                    scope_spans: vec![ScopeSpans {
+                        scope: scope(),
+                        spans,
+                        ..ScopeSpans::default()
+                    }],
+                    ..ResourceSpans::default()
+                })
+                .collect();
+            let body = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+            let rejected = |answer: &[u8]| {
+                let answer = ExportTraceServiceResponse::decode(answer).ok()?;
+                answer.partial_success.map(|p| p.rejected_spans)
+            };
+            match self.post(&url, &body, "spans", count as u64, rejected) {
+                None => drop(self.spans.drain(..count)),
+                Some(wait) => {
+                    self.spans_due = Some(Instant::now() + wait);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn send_metrics(&mut self) {
+        self.metrics_due = Instant::now() + self.settings.interval;
+        let Some(url) = self.settings.metrics.clone() else { return };
+        let count: usize = self.points.values().map(Points::len).sum();
+        if count == 0 {
+            return;
+        }
+        let now = monotonic_ns().saturating_add_signed((self.wall_offset)());
+        let mut points = std::mem::take(&mut self.points);
+        let resource_metrics = points
+            .iter_mut()
+            .map(|(service, points)| ResourceMetrics {
+                resource: self.resource(service),
+                scope_metrics: vec![ScopeMetrics {
+                    scope: scope(),
+                    metrics: points.metrics(now),
+                    ..ScopeMetrics::default()
+                }],
+                ..ResourceMetrics::default()
+            })
+            .collect();
+        self.points = points;
+        let body = ExportMetricsServiceRequest { resource_metrics }.encode_to_vec();
+        let rejected = |answer: &[u8]| {
+            let answer = ExportMetricsServiceResponse::decode(answer).ok()?;
+            answer.partial_success.map(|p| p.rejected_data_points)
+        };
+        if let Some(wait) = self.post(&url, &body, "metrics", count as u64, rejected) {
+            self.metrics_due = self.metrics_due.min(Instant::now() + wait);
+        }
+    }
+
+    /// None if there is nothing to try again; else after how long.
+    fn post(
+        &mut self,
+        url: &str,
+        body: &[u8],
+        signal: &'static str,
+        count: u64,
+        rejected: impl Fn(&[u8]) -> Option<i64>,
+    ) -> Option<Duration> {
+        match client::post(&self.agent, url, &self.headers, body) {
+            Posted::Taken(answer) => {
+                let rejected = rejected(&answer).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+                let rejected = rejected.min(count);
+                self.metrics.exported(signal, Sent::Ok, count - rejected);
+                self.metrics.exported(signal, Sent::Dropped, rejected);
+                if std::mem::take(&mut self.failing) {
+                    log::info!("OTLP: {url} takes {signal} again");
+                }
+                self.backoff.entry(signal).or_default().reset();
+                None
+            }
+            Posted::Refused(why) => {
+                self.metrics.exported(signal, Sent::Dropped, count);
+                self.say_failing(url, signal, &why);
+                None
+            }
+            Posted::Later(after, why) => {
+                self.metrics.exported(signal, Sent::Failed, count);
+                self.say_failing(url, signal, &why);
+                Some(self.backoff.entry(signal).or_default().next(after))
+            }
+        }
+    }
+
+    fn say_failing(&mut self, url: &str, signal: &str, why: &str) {
+        if !std::mem::replace(&mut self.failing, true) {
+            log::warn!("OTLP: {url} does not take {signal}: {why}");
+        }
+    }
+}
+
+fn scope() -> Option<InstrumentationScope> {
+    let version = env!("CARGO_PKG_VERSION").into();
+    Some(InstrumentationScope {
+        name: "llmtrace".into(),
+        version,
+        ..InstrumentationScope::default()
+    })
+}

@@ -1,0 +1,283 @@
+//! What a collector gets, from the bytes that were posted. The collector here is a receiver of this
+//! file; tests/tests/otlp.rs has one that reads them with Python's protobuf.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, metric::Data};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message as _;
+
+use super::*;
+use crate::config::Sample;
+use crate::llm::{Asked, Outcome, Phase, Role, Usage};
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+const MS: u64 = 1_000_000;
+
+/// Answers each request with the next of `statuses`, then with 200; gives path and body.
+fn receiver(statuses: &'static [u16]) -> (String, Receiver<(String, Vec<u8>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (told, got) = channel();
+    std::thread::spawn(move || {
+        let mut statuses = statuses.iter();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap().to_lowercase();
+            let Some(length) = head.lines().find_map(|l| l.strip_prefix("content-length: ")) else {
+                continue;
+            };
+            let mut body = vec![0; length.parse().unwrap()];
+            stream.read_exact(&mut body).unwrap();
+            assert!(head.contains("content-type: application/x-protobuf"), "{head}");
+            let status = statuses.next().copied().unwrap_or(200);
+            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            let path = head.split(' ').nth(1).unwrap().to_owned();
+            if told.send((path, body)).is_err() {
+                return;
+            }
+        }
+    });
+    (url, got)
+}
+
+fn finished(traceparent: Option<&str>) -> Finished {
+    Finished {
+        method: "POST".into(),
+        endpoint: "/v1/chat/completions",
+        asked: Asked { model: Some("alias".into()), max_tokens: Some(64), ..Asked::default() },
+        model: Some("llama".into()),
+        stream: true,
+        status: Some(200),
+        outcome: Outcome::Success,
+        finish_reason: Some("stop".into()),
+        first_byte: Some(120 * MS),
+        first_token: Some(150 * MS),
+        last_token: Some(1_150 * MS),
+        end: 1_200 * MS,
+        token_events: 11,
+        first_tokens: 1,
+        usage: Usage { prompt: Some(7), output: Some(11), ..Usage::default() },
+        user_agent: Some("curl/8".into()),
+        traceparent: traceparent.map(Into::into),
+        ..Finished::new(Role::Server, 100 * MS)
+    }
+}
+
+fn peer() -> Peer {
+    Peer { server: "vllm:8000".into(), client: "[::1]:4321".into(), pid: 7, tls: false }
+}
+
+fn start(url: &str, config: &config::Otlp, metrics: &Metrics) -> Otlp {
+    Otlp::start(config, Some(url), metrics, || 1_700_000_000_000_000_000).unwrap().unwrap()
+}
+
+fn spans(body: &[u8]) -> Vec<Span> {
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    request
+        .resource_spans
+        .into_iter()
+        .flat_map(|r| {
+            let name = &r.resource.unwrap().attributes[0];
+            assert_eq!((&*name.key, value(name)), ("service.name", "vllm".to_owned()));
+            r.scope_spans
+        })
+        .flat_map(|s| s.spans)
+        .collect()
+}
+
+fn value(attribute: &KeyValue) -> String {
+    match attribute.value.as_ref().unwrap().value.as_ref().unwrap() {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(n) => n.to_string(),
+        Value::DoubleValue(n) => n.to_string(),
+        Value::BoolValue(yes) => yes.to_string(),
+        Value::ArrayValue(list) => format!("{} values", list.values.len()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn get(attributes: &[KeyValue], key: &str) -> Option<String> {
+    attributes.iter().find(|a| a.key == key).map(value)
+}
+
+fn count(metrics: &Metrics, signal: &str, result: &str) -> u64 {
+    let text = metrics.encode_text();
+    let line = format!("llmtrace_otlp_items_total{{result=\"{result}\",signal=\"{signal}\"}} ");
+    let other = format!("llmtrace_otlp_items_total{{signal=\"{signal}\",result=\"{result}\"}} ");
+    let found = text.lines().find_map(|l| l.strip_prefix(&line).or(l.strip_prefix(&other)));
+    found.map_or(0, |n| n.parse().unwrap())
+}
+
+#[test]
+fn a_span_and_its_metrics() {
+    // The first try finds a collector that is not ready.
+    let (url, got) = receiver(&[503]);
+    let metrics = Metrics::default();
+    let mut otlp = start(&url, &config::Otlp::default(), &metrics);
+    otlp.finished(&finished(Some(PARENT)), &peer());
+    // Not sampled by its parent: no span, but it counts.
+    otlp.finished(&finished(Some(&PARENT.replace("-01", "-00"))), &peer());
+    let left = Outcome::ClientDisconnect(Phase::BeforeFirstToken);
+    otlp.finished(&Finished { outcome: left, ..finished(None) }, &peer());
+    // Of one that was not seen whole there is a span.
+    otlp.finished(&Finished { outcome: Outcome::Incomplete, ..finished(None) }, &peer());
+
+    let (path, first) = got.recv_timeout(Duration::from_secs(20)).unwrap();
+    let (_, body) = got.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(path, "/v1/traces");
+    assert_eq!(body, first, "tried again as it was");
+    let spans = spans(&body);
+    assert_eq!(spans.len(), 3);
+    let span = &spans[0];
+    assert_eq!(span.trace_id[..2], [0x0a, 0xf7]);
+    assert_eq!(span.parent_span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
+    assert!(span.span_id.len() == 8 && span.span_id != span.parent_span_id);
+    assert_eq!((&*span.name, span.kind, span.flags), ("chat alias", 2, 0x301));
+    let wall = 1_700_000_000_000_000_000;
+    assert_eq!(span.start_time_unix_nano, wall + 100 * MS);
+    assert_eq!(span.end_time_unix_nano, wall + 1_200 * MS);
+    assert_eq!(
+        (&*span.events[0].name, span.events[0].time_unix_nano),
+        ("gen_ai.first_token", wall + 150 * MS)
+    );
+    for (key, wanted) in [
+        ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "openai"),
+        ("gen_ai.request.model", "alias"),
+        ("gen_ai.response.model", "llama"),
+        ("gen_ai.request.max_tokens", "64"),
+        ("gen_ai.usage.input_tokens", "7"),
+        ("gen_ai.usage.output_tokens", "11"),
+        ("gen_ai.response.finish_reasons", "1 values"),
+        ("gen_ai.server.time_to_first_token", "0.05"),
+        ("server.address", "vllm"),
+        ("server.port", "8000"),
+        ("client.address", "::1"),
+        ("client.port", "4321"),
+        ("http.response.status_code", "200"),
+        ("user_agent.original", "curl/8"),
+    ] {
+        assert_eq!(get(&span.attributes, key).as_deref(), Some(wanted), "{key}");
+    }
+    assert_eq!(get(&span.attributes, "error.type"), None);
+    let left = &spans[1];
+    assert!(left.parent_span_id.is_empty() && left.trace_id != [0; 16] && left.events.is_empty());
+    assert_eq!(get(&left.attributes, "error.type").as_deref(), Some("client_disconnect"));
+    assert_eq!(left.status.as_ref().unwrap().code, 0);
+
+    // The end of the agent sends what there is.
+    drop(otlp);
+    let (path, body) = got.recv_timeout(Duration::from_secs(5)).unwrap();
+    assert_eq!(path, "/v1/metrics");
+    let request = ExportMetricsServiceRequest::decode(&*body).unwrap();
+    let all = &request.resource_metrics[0].scope_metrics[0].metrics;
+    let names: Vec<&str> = all.iter().map(|m| &*m.name).collect();
+    assert_eq!(
+        names,
+        [
+            "gen_ai.server.request.duration",
+            "gen_ai.server.time_to_first_token",
+            "gen_ai.server.time_per_output_token",
+            "gen_ai.client.token.usage",
+        ]
+    );
+    let points = |n: usize| match &all[n].data {
+        Some(Data::ExponentialHistogram(h)) => h.data_points.clone(),
+        other => panic!("{other:?}"),
+    };
+    // The one that was left is apart by its error, the incomplete one nowhere.
+    let counts: u64 = points(0).iter().map(|p| p.count).sum();
+    assert_eq!((points(0).len(), counts), (2, 3));
+    let ttft = &points(1)[0];
+    assert_eq!((ttft.count, ttft.sum), (2, Some(0.1)));
+    // Of the two only one has a span to point at.
+    assert_eq!(ttft.exemplars.len(), 1);
+    assert_eq!(ttft.exemplars[0].trace_id, span.trace_id);
+    assert_eq!(ttft.exemplars[0].span_id, span.span_id);
+    let per_token = &points(2)[0];
+    assert!((per_token.sum.unwrap() / per_token.count as f64 - 0.1).abs() < 1e-9);
+    let tokens = |kind: &str| {
+        let of = |p: &&ExponentialHistogramDataPoint| {
+            get(&p.attributes, "gen_ai.token.type").as_deref() == Some(kind)
+        };
+        points(3).iter().filter(of).filter_map(|p| p.sum).sum::<f64>()
+    };
+    assert_eq!((tokens("input"), tokens("output")), (21.0, 33.0));
+
+    assert_eq!(count(&metrics, "spans", "failed"), 3);
+    assert_eq!(count(&metrics, "spans", "ok"), 3);
+    let all_points: usize = (0..all.len()).map(|n| points(n).len()).sum();
+    assert_eq!(count(&metrics, "metrics", "ok"), all_points as u64);
+}
+
+#[test]
+fn a_collector_that_is_gone_costs_bounded_memory_and_no_time() {
+    // Nobody listens there.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let metrics = Metrics::default();
+    let config = config::Otlp { metrics: false, ..config::Otlp::default() };
+    let mut otlp = start(&format!("http://{closed}"), &config, &metrics);
+    let total = 20_000;
+    let began = std::time::Instant::now();
+    for _ in 0..total {
+        otlp.finished(&finished(None), &peer());
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?} for {total}");
+    drop(otlp);
+    let dropped = count(&metrics, "spans", "dropped");
+    // At most a queue and a buffer full were kept.
+    assert!(dropped >= total - 2_048 - 4_096 - 513, "{dropped}");
+    assert!(count(&metrics, "spans", "failed") > 0);
+    assert_eq!(count(&metrics, "spans", "ok"), 0);
+}
+
+#[test]
+fn settings_come_from_the_flag_the_file_or_the_standard_variables() {
+    let none = config::Otlp::default();
+    let no_env = |_: &str| None;
+    assert!(Settings::new(&none, None, no_env).unwrap().is_none());
+    let s = Settings::new(&none, Some("http://c:4318/"), no_env).unwrap().unwrap();
+    assert_eq!(s.traces.as_deref(), Some("http://c:4318/v1/traces"));
+    assert_eq!(s.metrics.as_deref(), Some("http://c:4318/v1/metrics"));
+    let env = |name: &str| {
+        let value = match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => "https://std:4318",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" => "https://traces/in",
+            "OTEL_EXPORTER_OTLP_HEADERS" => "api-key=a%20b, x=y",
+            "OTEL_RESOURCE_ATTRIBUTES" => "service.name=s,deployment.environment.name=prod",
+            "OTEL_METRIC_EXPORT_INTERVAL" => "5000",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let s = Settings::new(&none, None, env).unwrap().unwrap();
+    assert_eq!(s.traces.as_deref(), Some("https://traces/in"));
+    assert_eq!(s.metrics.as_deref(), Some("https://std:4318/v1/metrics"));
+    assert_eq!(s.headers, [("api-key".into(), "a b".into()), ("x".into(), "y".into())]);
+    assert_eq!((s.service.as_deref(), s.interval.as_secs()), (Some("s"), 5));
+    assert_eq!(s.resource, [("deployment.environment.name".into(), "prod".into())]);
+    // What was said to the program itself comes first.
+    let file = config::Otlp {
+        endpoint: Some("http://file".into()),
+        sample: Sample::Always,
+        spans: false,
+        ..config::Otlp::default()
+    };
+    let s = Settings::new(&file, None, env).unwrap().unwrap();
+    assert_eq!((s.traces, s.metrics.as_deref()), (None, Some("http://file/v1/metrics")));
+    assert!(Settings::new(&none, Some("ftp://x"), no_env).is_err());
+}

@@ -1,0 +1,164 @@
+//! OTLP: spans of a real traced run, at a receiver that reads them with the official Python
+//! package (`otlp_receiver.py` stands in for a collector).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use llmtrace_tests::agent::{Options, require_bpf, serial};
+use llmtrace_tests::client::{Request, load};
+use llmtrace_tests::clock::{self, wait_for};
+use llmtrace_tests::net::free_port;
+use llmtrace_tests::paths::{self, TempDir};
+use llmtrace_tests::plan::{Ask, Plan};
+use llmtrace_tests::process::Process;
+use llmtrace_tests::servers::app::Model;
+use llmtrace_tests::stack::Server;
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const REQUESTS: usize = 12;
+
+fn lines(file: &Path, kind: &str) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    // The last line may be under way.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    all.filter(|line| line["type"] == kind).collect()
+}
+
+fn wall_offset() -> i128 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    wall.as_nanos() as i128 - i128::from(clock::now())
+}
+
+#[test]
+fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let dir = TempDir::new();
+    let (config, file, port) = (dir.join("llmtrace.toml"), dir.join("otlp.jsonl"), free_port());
+    fs::write(&config, "[otlp]\ninterval = '500ms'\n").unwrap();
+    let agent = Options::default()
+        .pid(server.id())
+        .arg("--config", &config)
+        .arg("--otlp-endpoint", format!("http://127.0.0.1:{port}"))
+        .start();
+
+    let ask = Ask {
+        plan: Plan { first_delay_ms: 20, interval_us: 2_000, ..Plan::default() },
+        ..Ask::default()
+    };
+    let bad = Ask { plan: Plan { status: Some(500), ..Plan::default() }, ..Ask::default() };
+    let (trace, parent) =
+        (|n: usize| format!("{:032x}", n + 1), |n: usize| format!("{:016x}", n + 77));
+    let requests = (0..REQUESTS).map(|n| {
+        let mut request = Request::new(format!("otlp/{n}"), if n == 3 { &bad } else { &ask });
+        // One is not sampled, one has no parent, and one a parent that is no good.
+        request.traceparent = match n {
+            0 => Some(format!("00-{}-{}-00", trace(n), parent(n))),
+            1 => None,
+            2 => Some(format!("00-{}-{}-01", trace(n).replace('0', "G"), parent(n))),
+            _ => Some(format!("00-{}-{}-01", trace(n), parent(n))),
+        };
+        request
+    });
+    let records = load(&server.address, requests.collect(), 3);
+    agent.wait_for_requests("server", REQUESTS);
+    // The collector comes late, and refuses the first request.
+    let mut receiver = Command::new(paths::python());
+    receiver.arg(paths::app("otlp_receiver.py")).arg(port.to_string()).arg(&file);
+    let receiver = Process::spawn(&mut receiver);
+    let spans = wait_for("spans", LIMIT, || {
+        let spans = lines(&file, "span");
+        assert!(spans.len() < REQUESTS, "{spans:?}");
+        (spans.len() == REQUESTS - 1).then_some(spans)
+    });
+    let duration = "gen_ai.server.request.duration";
+    let points = wait_for("metrics", LIMIT, || {
+        let points = lines(&file, "point");
+        points.iter().any(|p| p["name"] == duration).then_some(points)
+    });
+    let items = |result| {
+        let labels = [("signal", "spans"), ("result", result)];
+        agent.metrics().sum("llmtrace_otlp_items_total", &labels)
+    };
+    // They are written down before they are answered.
+    wait_for("spans to count", LIMIT, || (items("ok") == (REQUESTS - 1) as f64).then_some(()));
+    assert!(items("failed") > 0.0, "it was not there at first");
+    assert_eq!(items("dropped"), 0.0);
+
+    let offset = wall_offset();
+    let entries = agent.stop();
+    assert_eq!(entries.len(), REQUESTS);
+    for (n, entry) in entries.iter().enumerate() {
+        let user_agent = entry.user_agent.as_deref().unwrap();
+        let nth: usize = user_agent.strip_prefix("otlp/").unwrap().parse().unwrap();
+        let span = spans.iter().find(|s| s["attributes"]["user_agent.original"] == user_agent);
+        if nth == 0 {
+            assert!(span.is_none(), "its caller did not sample it: {span:?}");
+            continue;
+        }
+        let span = span.unwrap_or_else(|| panic!("no span of entry {n}: {entry:?}"));
+        if nth <= 2 {
+            assert_eq!(span["parent_span_id"], "");
+            assert_eq!(span["trace_id"].as_str().unwrap().len(), 32);
+        } else {
+            assert_eq!(span["trace_id"], trace(nth));
+            assert_eq!(span["parent_span_id"], parent(nth));
+        }
+        assert_eq!(span["span_id"].as_str().unwrap().len(), 16);
+        // As the request log has it, on the wall clock.
+        let time = |v: &Value| i128::from(v.as_u64().unwrap());
+        let (start, end) = (time(&span["start"]), time(&span["end"]));
+        let logged = |ns: Option<u64>| i128::from(ns.unwrap());
+        assert_eq!(end - start, logged(entry.end_ns) - logged(entry.start_ns));
+        let off = start - offset - logged(entry.start_ns);
+        assert!(off.abs() < 20_000_000, "{off} ns between the span and the request log");
+        let record = records.iter().find(|r| r.user_agent == user_agent).unwrap();
+        let since_sent = start - offset - i128::from(record.send_ns);
+        assert!(
+            (-20_000_000..100_000_000).contains(&since_sent),
+            "{since_sent} ns after it was sent"
+        );
+        let attributes = &span["attributes"];
+        assert_eq!(attributes["gen_ai.operation.name"], "chat");
+        assert_eq!(attributes["gen_ai.request.model"], "tiny");
+        assert_eq!(attributes["server.port"], server.port());
+        assert_eq!(span["kind"], 2);
+        if nth == 3 {
+            assert_eq!((&attributes["error.type"], &span["status"]), (&"500".into(), &2.into()));
+            continue;
+        }
+        assert_eq!(span["events"][0][0], "gen_ai.first_token");
+        assert_eq!(
+            time(&span["events"][0][1]) - start,
+            logged(entry.first_token_ns) - logged(entry.start_ns)
+        );
+        let ttft = attributes["gen_ai.server.time_to_first_token"].as_f64().unwrap();
+        assert!((ttft - entry.ttft().unwrap() as f64 / 1e9).abs() < 1e-9 && ttft > 0.02);
+        assert_eq!(attributes["gen_ai.usage.output_tokens"].as_u64(), record.output_tokens());
+        assert_eq!(attributes["gen_ai.response.finish_reasons"][0], "stop");
+    }
+
+    let of = |name: &str| points.iter().filter(|p| p["name"] == name).cloned().collect::<Vec<_>>();
+    let ok = of(duration).into_iter().rfind(|p| p["attributes"]["error.type"].is_null()).unwrap();
+    assert_eq!(
+        (ok["count"].as_u64(), &ok["unit"], &ok["temporality"]),
+        (Some(11), &"s".into(), &2.into())
+    );
+    assert_eq!(ok["count"], ok["in_buckets"]);
+    assert_eq!(ok["resource"]["service.name"], "server");
+    let all: Vec<&Value> = spans.iter().map(|s| &s["trace_id"]).collect();
+    let mut exemplars = points.iter().flat_map(|p| p["exemplars"].as_array().unwrap());
+    assert!(exemplars.all(|e| all.contains(&e)));
+    let output: Vec<Value> = of("gen_ai.client.token.usage")
+        .into_iter()
+        .filter(|p| p["attributes"]["gen_ai.token.type"] == "output")
+        .collect();
+    let sum: u64 = records.iter().filter_map(|r| r.output_tokens()).sum();
+    assert_eq!(output.last().unwrap()["sum"].as_f64(), Some(sum as f64));
+    drop(receiver);
+}
