@@ -14,7 +14,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use llmtrace_common::config::{loss, target};
+use llmtrace_common::config::{Cgroup, loss, target};
+use llmtrace_common::limits::MAX_CGROUPS;
 
 use crate::{
     cli::{LogFormat, RunArgs},
@@ -133,6 +134,8 @@ pub struct Agent {
     ring: Ring,
     pipeline: Pipeline,
     wanted: Wanted,
+    /// Of its cgroups, as the kernel side knows them.
+    cgroups: Vec<Cgroup>,
     /// The hooks that are attached, and why no better ones.
     pub chosen: Chosen,
     pub out: Out,
@@ -206,6 +209,7 @@ impl Agent {
             ring,
             pipeline: Pipeline::new(settings),
             wanted,
+            cgroups,
             chosen,
             out,
             tap: None,
@@ -243,6 +247,7 @@ impl Agent {
         self.capture.follow_tls(&self.wanted);
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
+            self.follow_cgroups()?;
             self.beat(now);
         }
         if self.capture.watches_start() && now >= self.next_look {
@@ -298,12 +303,32 @@ impl Agent {
                 Process::Listen { pid, port } => (pid, self.wanted.by_port(Some(port))),
                 Process::Exit { pid } => {
                     self.out.names.remove(&pid);
+                    self.wanted.forget(pid);
                     continue;
                 }
                 Process::Fork { .. } => continue,
             };
             if how != 0 && pid != std::process::id() {
                 self.capture.add_target(pid, how)?;
+                self.capture.find_tls(pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// A container that starts again is another cgroup at the same path.
+    fn follow_cgroups(&mut self) -> Result<(), ProbeError> {
+        let now = self.wanted.cgroups_now().take(MAX_CGROUPS).enumerate();
+        let other = |(n, cgroup): (usize, Option<Cgroup>)| {
+            cgroup.filter(|cgroup| self.cgroups[n] != *cgroup).map(|cgroup| (n, cgroup))
+        };
+        let changed: Vec<_> = now.filter_map(other).collect();
+        for &(n, cgroup) in &changed {
+            self.capture.set_cgroup(n, cgroup)?;
+            self.cgroups[n] = cgroup;
+        }
+        if !changed.is_empty() {
+            for pid in self.wanted.covered() {
                 self.capture.find_tls(pid);
             }
         }
@@ -321,6 +346,7 @@ impl Agent {
         pids.retain(|pid| {
             let lives = Path::new(&format!("/proc/{pid}")).exists();
             if !lives {
+                self.wanted.forget(*pid);
                 self.capture.remove_target(*pid);
             }
             lives

@@ -34,6 +34,8 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("SOCK_TYPE", "sock", "sk_type"),
     ("SOCK_SOCKET", "sock", "sk_socket"),
     ("SOCK_SHUTDOWN", "sock", "sk_shutdown"),
+    ("SOCK_STATE", "sock", "__sk_common.skc_state"),
+    ("SOCK_FLAGS", "sock", "__sk_common.skc_flags"),
     ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("SOCK_DADDR", "sock", "__sk_common.skc_daddr"),
     ("SOCK_RCV_SADDR", "sock", "__sk_common.skc_rcv_saddr"),

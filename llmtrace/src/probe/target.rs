@@ -144,6 +144,16 @@ impl Wanted {
         pids
     }
 
+    /// A process is no more: what gets its id later is not what the user named.
+    pub fn forget(&mut self, pid: u32) {
+        self.pids.retain(|&p| p != pid);
+    }
+
+    /// The cgroups that are at their paths now, each where there is one.
+    pub fn cgroups_now(&self) -> impl Iterator<Item = Option<Cgroup>> {
+        self.cgroups.iter().map(|path| cgroup(path).ok())
+    }
+
     /// Ids of the cgroups, for the kernel side.
     pub fn cgroup_ids(&self) -> Result<Vec<Cgroup>, ProbeError> {
         self.cgroups.iter().map(|path| cgroup(path)).collect()
