@@ -403,6 +403,8 @@ fn unix_name(sock: u64, out: &mut Open) {
 /// A known, traced socket ended in some way.
 #[inline(always)]
 pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
+    // A global function takes numbers, and a typed pointer becomes one by being copied.
+    let Some(sock) = kernel::at::<u64>((&raw const sock) as u64) else { return };
     end_record(sock, generation, reason, ids.0, ids.1);
 }
 
