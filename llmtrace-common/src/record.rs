@@ -49,6 +49,9 @@ pub mod flag {
     /// Plaintext of a TLS connection: `sock` is no socket but the identity of that connection, and
     /// `enter_ns` and `exit_ns` are of the call into the TLS library.
     pub const TLS: u16 = 64;
+    /// Of an OPEN or END: `pos` holds the positions of both streams modulo 2^32, that of the next
+    /// byte to be written in its low half and that of the next to be read in its high half.
+    pub const REACHED: u16 = 128;
 }
 
 /// Why a connection, or one direction of it, ended ([`kind::END`]).

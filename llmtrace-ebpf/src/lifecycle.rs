@@ -12,20 +12,9 @@ use llmtrace_common::{
 use crate::{
     emit, kernel,
     maps::{LISTENING, PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
-    sock::common,
+    sock::common::{self, tcp},
     tls,
 };
-
-/// `include/net/tcp_states.h`.
-mod tcp {
-    pub const FIN_WAIT1: i32 = 4;
-    pub const TIME_WAIT: i32 = 6;
-    pub const CLOSE: i32 = 7;
-    pub const CLOSE_WAIT: i32 = 8;
-    pub const LAST_ACK: i32 = 9;
-    pub const LISTEN: i32 = 10;
-    pub const CLOSING: i32 = 11;
-}
 
 /// `(sk, oldstate, newstate)`.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]

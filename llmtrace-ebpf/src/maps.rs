@@ -180,9 +180,7 @@ globals! {
     /// What the count of a file holds when one reference is left: 1, or 0 from 6.13 on.
     FILE_COUNT_ONE: u64,
     SOCKET_FILE: u32, SOCKET_SK: u32, SOCKET_INO: u32,
-    SOCK_TYPE: u32, SOCK_SOCKET: u32, SOCK_SHUTDOWN: u32, SOCK_FLAGS: u32,
-    /// The bit of `SOCK_FLAGS` that says that the peer's FIN has come.
-    SOCK_DONE: u32,
+    SOCK_TYPE: u32, SOCK_SOCKET: u32, SOCK_SHUTDOWN: u32, SOCK_STATE: u32, SOCK_FLAGS: u32,
     SOCK_FAMILY: u32, SOCK_DADDR: u32, SOCK_RCV_SADDR: u32, SOCK_DPORT: u32, SOCK_NUM: u32,
     SOCK_V6_DADDR: u32, SOCK_V6_RCV_SADDR: u32, SOCK_NET: u32, SOCK_PROTOCOL: u32,
     NET_INUM: u32,

@@ -72,6 +72,7 @@ fn records(mut on: impl FnMut(&Record<'_>)) -> (u64, u64) {
             netns: 0,
             fresh: true,
             tls: false,
+            reached: None,
         }));
     }
     let (mut at, mut t, mut n, mut bytes) = ([0u32; 2], 1_000_000, 0, 0);

@@ -131,7 +131,7 @@ impl Wire {
         if let Some(reason) = reason {
             wire.t += 3 * MS;
             let id = SockId { addr: 0xff00, generation: 1 };
-            let end = Record::End { id, pid: 7, at: wire.t, reason };
+            let end = Record::End { id, pid: 7, at: wire.t, reason, reached: None };
             wire.push(end);
             for _ in 0..3 {
                 wire.t += 10_000 * MS;

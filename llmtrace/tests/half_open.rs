@@ -43,6 +43,7 @@ impl Calls {
             pid: 7,
             ppid: 1,
             at: self.t,
+            reached: None,
             local: Address::Ip("10.0.0.1:8000".parse().expect("an address")),
             remote: Address::Ip(format!("10.0.0.2:{port}").parse().expect("an address")),
             comm: "server".into(),

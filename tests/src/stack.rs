@@ -130,6 +130,15 @@ impl Server {
         Self::start(&mut command, address, TempDir::new())
     }
 
+    /// The same, started by what `around` makes of the command.
+    #[track_caller]
+    pub fn app_by(around: impl FnOnce(&mut Command) -> Command) -> Self {
+        let port = free_port();
+        let mut command = rust("app");
+        command.arg("--port").arg(port.to_string());
+        Self::start(&mut around(&mut command), Address::loopback(port), TempDir::new())
+    }
+
     /// The same from another executable.
     #[track_caller]
     pub fn app_from(exe: &Path) -> Self {

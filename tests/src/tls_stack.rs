@@ -10,6 +10,17 @@ use crate::stack::Server;
 use crate::tls::Files;
 
 impl Server {
+    /// Our threaded server, which ends TLS itself by the machine's OpenSSL.
+    #[track_caller]
+    pub fn app_tls_on(port: u16) -> Self {
+        let dir = TempDir::new();
+        let files = Files::write(dir.path());
+        let mut command = Command::new(paths::own_bin("server"));
+        command.args(["app", "--port"]).arg(port.to_string());
+        command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
+        Self::start(&mut command, Address::loopback(port).over_tls(), dir)
+    }
+
     /// The ASGI application on uvicorn, which ends TLS itself through memory BIOs.
     #[track_caller]
     pub fn uvicorn_tls(event_loop: &str) -> Self {

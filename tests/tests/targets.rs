@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
@@ -122,6 +124,94 @@ impl Drop for Cgroup {
             });
         }
     }
+}
+
+/// Puts `command` into a cgroup before it runs, as the first process of a PID namespace, with
+/// mounts and names of its own.
+fn contain(server: &mut Command, cgroup: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let script = r#"echo $$ > "$0/cgroup.procs"; exec "$@""#;
+    command.args(["-c", script]).arg(cgroup);
+    command.args(["unshare", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc"]);
+    command.arg("--mount-proc").arg(server.get_program()).args(server.get_args());
+    command
+}
+
+/// A container that starts again: another cgroup at the same path, other namespaces, and the same
+/// small process ids inside.
+#[test]
+fn a_container_that_starts_again() {
+    require_bpf();
+    let _alone = serial();
+    let cgroup = Cgroup::new();
+    let inside = cgroup.0.join("below");
+    let agent = Options::default().arg("--cgroup", &inside).start();
+    let mut records = Vec::new();
+    for name in ["contained", "again", "once-more"] {
+        let server = Server::app_by(|server| contain(server, &inside));
+        records.extend(send(&server, name, 5));
+        drop(server);
+        agent.wait_for_requests("server", records.len());
+        wait_for("the cgroup to be empty", Duration::from_secs(5), || fs::remove_dir(&inside).ok());
+        fs::create_dir(&inside).unwrap();
+        // It is looked for a few times a second.
+        thread::sleep(Duration::from_millis(500));
+    }
+    check(agent, &records);
+}
+
+/// Has the next process get the id `pid`, if nobody takes it first.
+fn take_pid<T>(pid: u32, start: impl Fn() -> T, id: impl Fn(&T) -> u32) -> T {
+    for _ in 0..100 {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let started = start();
+        if id(&started) == pid {
+            return started;
+        }
+    }
+    panic!("no process got the id {pid}");
+}
+
+/// What gets the id of a target that has left is no target, whatever else is watched for.
+#[test]
+fn an_id_that_is_used_again() {
+    require_bpf();
+    let _alone = serial();
+    for watching in [false, true] {
+        let first = Server::app(Model::Thread);
+        let pid = first.id();
+        let mut options = Options::default().pid(pid);
+        if watching {
+            options = options.comm("no-process-has-this-name");
+        }
+        let agent = options.start();
+        let records = send(&first, "first", 5);
+        drop(first);
+        wait_for_targets(&agent, 0.0);
+        let second = take_pid(pid, || Server::app(Model::Thread), Server::id);
+        // Longer than from one look at the processes to the next.
+        thread::sleep(Duration::from_millis(2500));
+        send(&second, "second", 5);
+        assert_eq!(agent.metrics().sum("llmtrace_targets", &[]), 0.0, "watching: {watching}");
+        check(agent, &records);
+    }
+}
+
+/// And a target that gets the id of one that has left is traced, under its own name.
+#[test]
+fn a_target_with_an_id_that_is_used_again() {
+    require_bpf();
+    let _alone = serial();
+    let port = free_port();
+    let agent = Options::default().port(port).start();
+    let first = Server::app_on(port, Model::Thread);
+    let pid = first.id();
+    let mut records = send(&first, "first", 5);
+    drop(first);
+    wait_for_targets(&agent, 0.0);
+    let second = take_pid(pid, || Server::app_on(port, Model::Thread), Server::id);
+    records.extend(send(&second, "second", 5));
+    check(agent, &records);
 }
 
 #[test]

@@ -17,8 +17,8 @@ use crate::{
     emit::copy::segment,
     kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
-        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DONE, SOCK_DPORT, SOCK_FAMILY,
-        SOCK_FLAGS, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_TYPE, SOCK_V6_DADDR,
+        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_FLAGS,
+        SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_TYPE, SOCK_V6_DADDR,
         SOCK_V6_RCV_SADDR, SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID,
         TCP_BYTES_ACKED, TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA,
         TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
@@ -28,7 +28,20 @@ use crate::{
 };
 
 const SOCK_STREAM: u16 = 1;
+/// `enum sock_flags`: the peer's FIN has come.
+const SOCK_DONE: u64 = 1 << 1;
 const IPPROTO_TCP: u16 = 6;
+/// `include/net/tcp_states.h`.
+pub mod tcp {
+    pub const FIN_WAIT1: i32 = 4;
+    pub const TIME_WAIT: i32 = 6;
+    pub const CLOSE: i32 = 7;
+    pub const CLOSE_WAIT: i32 = 8;
+    pub const LAST_ACK: i32 = 9;
+    pub const LISTEN: i32 = 10;
+    pub const CLOSING: i32 = 11;
+}
+
 /// High byte of the longest length that a TLS record may have (2^14 + 2048).
 const MAX_TLS_RECORD_HIGH: u8 = 0x48;
 
@@ -142,17 +155,42 @@ fn sequence<A: Access>(way: Way, tcp: u64) -> Option<u32> {
         return None;
     }
     match way {
-        Way::Read => {
-            let copied: u32 = A::get(tcp, &TCP_COPIED_SEQ)?;
-            let flags: u64 = A::get(tcp, &SOCK_FLAGS)?;
-            // A FIN has a place in the stream, too, and a read that takes the bytes right before it
-            // takes it with them.
-            let finished =
-                flags & (1 << SOCK_DONE.load()) != 0 && A::get::<u32>(tcp, &TCP_RCV_NXT)? == copied;
-            Some(copied.wrapping_sub(u32::from(finished)))
-        }
+        Way::Read => next_read::<A>(tcp),
         Way::Write => A::get(tcp, &TCP_WRITE_SEQ),
     }
+}
+
+/// Position of the next byte to be read. The kernel counts the peer's FIN as one when a read has
+/// come to it, be it a read that took the last bytes as well.
+#[inline(always)]
+fn next_read<A: Access>(tcp: u64) -> Option<u32> {
+    let copied: u32 = A::get(tcp, &TCP_COPIED_SEQ)?;
+    let next: u32 = A::get(tcp, &TCP_RCV_NXT)?;
+    let flags: u64 = A::get(tcp, &SOCK_FLAGS)?;
+    let fin = copied == next && flags & SOCK_DONE != 0;
+    Some(if fin { copied.wrapping_sub(1) } else { copied })
+}
+
+/// Positions of both streams ([`flag::REACHED`]) of a TCP socket. None if it cannot be told
+/// whether the FIN of this side is among what the kernel counts as written.
+#[inline(always)]
+fn reached(sock: u64) -> Option<u64> {
+    // This one first: the FIN is counted after the state has changed.
+    let written: u32 = field(sock, &TCP_WRITE_SEQ)?;
+    let read = next_read::<Probed>(sock)?;
+    let state: u8 = field(sock, &SOCK_STATE)?;
+    let fin = match i32::from(state) {
+        tcp::FIN_WAIT1..=tcp::TIME_WAIT | tcp::LAST_ACK | tcp::CLOSING => 1,
+        tcp::CLOSE => return None,
+        _ => 0,
+    };
+    Some(both(written.wrapping_sub(fin).into(), read.into()))
+}
+
+/// As [`flag::REACHED`] says.
+#[inline(always)]
+pub fn both(written: u64, read: u64) -> u64 {
+    u64::from(written as u32) | read << 32
 }
 
 // What `announce_first` returns.
@@ -195,12 +233,16 @@ fn announce(call: &mut First) -> Option<i32> {
     if inet && protocol == IPPROTO_TCP {
         entry.state = state::SEQUENCED;
         header.flags = flag::SEQ32;
-        header.pos = sequence::<Probed>(way, sock)?.wrapping_sub(call.done).into();
-        if is_fresh(sock, call.done)? {
-            header.flags |= flag::FRESH;
+        call.pos = sequence::<Probed>(way, sock)?.wrapping_sub(call.done).into();
+        let read = next_read::<Probed>(sock)?;
+        if is_fresh(sock, read, call.done)? {
+            header.flags |= flag::FRESH | flag::REACHED;
+            let written: u32 = field(sock, &TCP_WRITE_SEQ)?;
+            header.pos = both(written.into(), read.wrapping_sub(call.done).into());
         }
     } else {
         header.flags = flag::RESET;
+        call.pos = 0;
     }
     let port: u16 = if inet { field(sock, &SOCK_NUM)? } else { 0 };
     if call.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
@@ -235,22 +277,20 @@ fn announce(call: &mut First) -> Option<i32> {
     if silent {
         return Some(if entry.state & state::TLS != 0 { CARRIES_TLS } else { IGNORED });
     }
-    call.flags = header.flags;
-    call.pos = header.pos;
+    call.flags = header.flags & !flag::REACHED;
     Some(ANNOUNCED)
 }
 
 /// Whether nothing had been read from or written to the socket before this call. It errs towards
 /// "no": then the agent decides what the connection is.
 #[inline(always)]
-fn is_fresh(sock: u64, done: u32) -> Option<bool> {
+fn is_fresh(sock: u64, read: u32, done: u32) -> Option<bool> {
     let received: u64 = field(sock, &TCP_BYTES_RECEIVED)?;
     let next: u32 = field(sock, &TCP_RCV_NXT)?;
-    let copied: u32 = field(sock, &TCP_COPIED_SEQ)?;
     let acked: u64 = field(sock, &TCP_BYTES_ACKED)?;
     let written: u32 = field(sock, &TCP_WRITE_SEQ)?;
     let unacked: u32 = field(sock, &TCP_SND_UNA)?;
-    let unread = next.wrapping_sub(copied);
+    let unread = next.wrapping_sub(read);
     // The SYN of a connection opened from this side counts as one byte acknowledged.
     Some(received as u32 == unread.wrapping_add(done) && acked <= 1 && written == unacked)
 }
@@ -363,15 +403,19 @@ fn unix_name(sock: u64, out: &mut Open) {
 /// A known, traced socket ended in some way.
 #[inline(always)]
 pub fn ended(sock: u64, generation: u32, ids: (u32, u32), reason: u32) {
+    // A global function takes numbers, and a typed pointer becomes one by being copied.
+    let Some(sock) = kernel::at::<u64>((&raw const sock) as u64) else { return };
     end_record(sock, generation, reason, ids.0, ids.1);
 }
 
-/// Rare: a function of its own, for the sake of its callers' stacks.
+/// Rare: a function of its own, for the sake of its callers' stacks, and a global one, so that the
+/// verifier looks at it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn end_record(sock: u64, generation: u32, reason: u32, pid: u32, tid: u32) {
+extern "C" fn end_record(sock: u64, generation: u32, reason: u32, pid: u32, tid: u32) -> i32 {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let header = Header {
+    let mut header = Header {
         kind: kind::END,
         sock,
         generation,
@@ -382,7 +426,24 @@ fn end_record(sock: u64, generation: u32, reason: u32, pid: u32, tid: u32) {
         tid,
         ..Header::default()
     };
+    // What of a stream's end was missed shows here, since nothing comes after it.
+    if let Some(socket) = SOCKETS.get_ptr(sock) {
+        // SAFETY: a pointer into the map, checked.
+        let socket = unsafe { *socket };
+        let reached = if socket.state & state::SEQUENCED != 0 {
+            reached(sock)
+        } else {
+            Some(both(socket.written, socket.read))
+        };
+        if socket.inode as u32 == generation
+            && let Some(pos) = reached
+        {
+            header.flags = flag::REACHED;
+            header.pos = pos;
+        }
+    }
     emit::bare(&header);
+    0
 }
 
 /// The generation of a socket that is known and traced.
@@ -427,8 +488,8 @@ pub fn released(sock: u64, ids: (u32, u32)) {
     if socket.state & state::SEQUENCED != 0 {
         return;
     }
-    let _ = SOCKETS.remove(sock);
     if socket.state & state::SILENT == 0 {
         ended(sock, socket.inode as u32, ids, end::CLOSED);
     }
+    let _ = SOCKETS.remove(sock);
 }

@@ -160,7 +160,7 @@ fn received(ctx: &BtfTracePointContext) -> Option<()> {
 }
 
 /// Where the current system call's bytes are, and how many it asks for (0: unknown). Opaque for
-/// calls that do not say (io_uring, recvmmsg).
+/// calls that do not say (io_uring), or of several messages: nothing tells which of them it is.
 #[inline(always)]
 fn of_call() -> (Memory, u64) {
     // SAFETY: helpers that take a typed task, which the first one returns.
@@ -168,9 +168,16 @@ fn of_call() -> (Memory, u64) {
     let nr: Option<u64> = crate::kernel::at(regs.wrapping_add(arch::REGS_NR));
     if let (Some(nr), Some(regs)) = (nr, args::registers(regs))
         && let Some(io) = args::io(nr, &regs)
-        && io.call & (under_way::MESSAGES | under_way::OPAQUE) == 0
+        && io.call & under_way::OPAQUE == 0
     {
-        return (io.memory, io.want);
+        if io.call & under_way::MESSAGES == 0 {
+            return (io.memory, io.want);
+        }
+        if io.memory.count == 1
+            && let Some(memory) = args::message(io.memory.base)
+        {
+            return (memory, 0);
+        }
     }
     (Memory::OPAQUE, 0)
 }

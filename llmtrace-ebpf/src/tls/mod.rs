@@ -295,7 +295,7 @@ fn say(ids: (u32, u32), object: u64, reason: u32) {
     // SAFETY: a pointer into the map, checked.
     let conn = unsafe { *conn };
     if conn.state & (state::OPENED | state::SILENT) == state::OPENED {
-        ended(id, conn.generation, ids, reason);
+        ended(id, conn.generation, ids, reason, Some(&conn));
     }
 }
 
@@ -311,17 +311,17 @@ fn freed(pid: u32, tid: u32, object: u64) {
         let _ = TLS_SOCKETS.remove(conn.sock);
     }
     if conn.state & (state::OPENED | state::SILENT) == state::OPENED {
-        ended(id, conn.generation, (pid, tid), end::CLOSED);
+        ended(id, conn.generation, (pid, tid), end::CLOSED, Some(&conn));
     }
 }
 
 #[inline(always)]
-fn ended(id: u64, generation: u32, ids: (u32, u32), reason: u32) {
+fn ended(id: u64, generation: u32, ids: (u32, u32), reason: u32, conn: Option<&TlsConn>) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     emit::bare(&Header {
         kind: kind::END,
-        flags: flag::TLS,
+        flags: flag::TLS | if conn.is_some() { flag::REACHED } else { 0 },
         sock: id,
         generation,
         len: reason,
@@ -329,6 +329,7 @@ fn ended(id: u64, generation: u32, ids: (u32, u32), reason: u32) {
         exit_ns: now,
         pid: ids.0,
         tid: ids.1,
+        pos: conn.map_or(0, |conn| common::both(conn.written, conn.read)),
         ..Header::default()
     });
 }
@@ -424,7 +425,12 @@ pub fn socket_ended(sock: u64, reason: u32) {
     let Some(carried) = TLS_SOCKETS.get_ptr(sock) else { return };
     // SAFETY: a pointer into the map, checked.
     let carried = unsafe { *carried };
-    ended(carried.id, carried.generation, (0, 0), reason);
+    let conn = match TLS_CONNS.get_ptr(carried.id) {
+        // SAFETY: a pointer into the map, checked.
+        Some(conn) => Some(unsafe { *conn }).filter(|conn| conn.generation == carried.generation),
+        None => None,
+    };
+    ended(carried.id, carried.generation, (0, 0), reason, conn.as_ref());
     if reason == end::CLOSED {
         let _ = TLS_SOCKETS.remove(sock);
         if let Some(conn) = TLS_CONNS.get_ptr_mut(carried.id) {

@@ -83,13 +83,14 @@ fn drive(fresh: bool, mut segments: &[u8], mut cuts: Cuts) -> (Vec<String>, u64)
         cuts.each(bytes, |piece| run.data(direction, piece));
         if what & 4 != 0 {
             let reason = if what & 1 == 0 { EndReason::PeerFin } else { EndReason::LocalFin };
-            let end = Record::End { id: ID, pid: 7, at: run.t, reason };
+            let end = Record::End { id: ID, pid: 7, at: run.t, reason, reached: None };
             run.pipeline.push(&end, &mut run.results);
         }
     }
     run.t += 200 * MS;
     run.pipeline.tick(run.t, &mut run.results);
-    let end = Record::End { id: ID, pid: 7, at: run.t, reason: EndReason::Closed };
+    let reason = EndReason::Closed;
+    let end = Record::End { id: ID, pid: 7, at: run.t, reason, reached: None };
     run.pipeline.push(&end, &mut run.results);
     run.pipeline.finish(run.t, &mut run.results);
     let counts = run.pipeline.counts();

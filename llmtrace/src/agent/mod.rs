@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use llmtrace_common::config::target;
+use llmtrace_common::{
+    config::{Cgroup, target},
+    limits::MAX_CGROUPS,
+};
 
 use crate::{
     export::request_log::RequestLog,
@@ -83,6 +86,8 @@ pub struct Agent {
     kernel: KernelOptions,
     pipeline: Pipeline,
     wanted: Wanted,
+    /// Of its cgroups, as the kernel side knows them.
+    cgroups: Vec<Cgroup>,
     /// The hooks that are attached, and why no better ones.
     pub chosen: Chosen,
     pub out: Out,
@@ -114,7 +119,7 @@ impl Agent {
         log: Option<RequestLog<Box<dyn Write>>>,
     ) -> Result<Self, ProbeError> {
         wanted.find_containers()?;
-        let (capture, ring, chosen) = begin(&wanted, kernel)?;
+        let Begun { capture, ring, chosen, cgroups } = begin(&wanted, kernel)?;
         let settings = Settings {
             itl_bounds: metrics.gap_bounds(),
             token_times: std::env::var_os("LLMTRACE_TOKEN_TIMES").is_some_and(|v| v == "1"),
@@ -129,6 +134,7 @@ impl Agent {
             kernel: *kernel,
             pipeline: Pipeline::new(settings),
             wanted,
+            cgroups,
             chosen,
             out,
             tap: None,
@@ -171,10 +177,11 @@ impl Agent {
     /// seen without a hole; TCP's positions tell what was seen twice.
     pub fn retarget(&mut self, mut wanted: Wanted) -> Result<(), ProbeError> {
         wanted.find_containers()?;
-        let (capture, ring, chosen) = begin(&wanted, &self.kernel)?;
+        let Begun { capture, ring, chosen, cgroups } = begin(&wanted, &self.kernel)?;
         self.drain();
         self.before.add(&self.capture);
-        (self.capture, self.ring, self.chosen, self.wanted) = (capture, ring, chosen, wanted);
+        (self.capture, self.ring, self.chosen) = (capture, ring, chosen);
+        (self.wanted, self.cgroups) = (wanted, cgroups);
         self.out.metrics.set_backend(self.chosen.hooks.backend());
         self.began()?;
         let Self { capture, wanted, pipeline, out, .. } = self;
@@ -209,6 +216,7 @@ impl Agent {
         self.capture.follow_tls(&self.wanted);
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
+            self.follow_cgroups()?;
             self.beat(now);
         }
         if !self.out.watches.is_empty() && now >= self.next_running {
@@ -267,12 +275,32 @@ impl Agent {
                 Process::Listen { pid, port } => (pid, self.wanted.by_port(Some(port))),
                 Process::Exit { pid } => {
                     self.out.forget(pid);
+                    self.wanted.forget(pid);
                     continue;
                 }
                 Process::Fork { .. } => continue,
             };
             if how != 0 && pid != std::process::id() {
                 self.capture.add_target(pid, how)?;
+                self.capture.find_tls(pid);
+            }
+        }
+        Ok(())
+    }
+
+    /// A container that starts again is another cgroup at the same path.
+    fn follow_cgroups(&mut self) -> Result<(), ProbeError> {
+        let now = self.wanted.cgroups_now().take(MAX_CGROUPS).enumerate();
+        let other = |(n, cgroup): (usize, Option<Cgroup>)| {
+            cgroup.filter(|cgroup| self.cgroups[n] != *cgroup).map(|cgroup| (n, cgroup))
+        };
+        let changed: Vec<_> = now.filter_map(other).collect();
+        for &(n, cgroup) in &changed {
+            self.capture.set_cgroup(n, cgroup)?;
+            self.cgroups[n] = cgroup;
+        }
+        if !changed.is_empty() {
+            for pid in self.wanted.covered() {
                 self.capture.find_tls(pid);
             }
         }
@@ -290,6 +318,7 @@ impl Agent {
         pids.retain(|pid| {
             let lives = Path::new(&format!("/proc/{pid}")).exists();
             if !lives {
+                self.wanted.forget(*pid);
                 self.capture.remove_target(*pid);
             }
             lives
@@ -329,8 +358,16 @@ impl Agent {
     }
 }
 
+/// A kernel side that captures.
+struct Begun {
+    capture: Capture,
+    ring: Ring,
+    chosen: Chosen,
+    cgroups: Vec<Cgroup>,
+}
+
 /// Loads and attaches.
-fn begin(wanted: &Wanted, kernel: &KernelOptions) -> Result<(Capture, Ring, Chosen), ProbeError> {
+fn begin(wanted: &Wanted, kernel: &KernelOptions) -> Result<Begun, ProbeError> {
     let config = probe::Config {
         all: wanted.all,
         listeners: wanted.auto(),
@@ -361,5 +398,5 @@ fn begin(wanted: &Wanted, kernel: &KernelOptions) -> Result<(Capture, Ring, Chos
     }
     let chosen = capture.attach()?;
     capture.settle_tls();
-    Ok((capture, ring, chosen))
+    Ok(Begun { capture, ring, chosen, cgroups })
 }

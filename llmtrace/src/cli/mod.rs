@@ -289,6 +289,7 @@ impl TargetArgs {
             exes: globs(&self.exe),
             ports: self.port.clone(),
             all: self.all,
+            ..Wanted::default()
         }
     }
 }

@@ -68,6 +68,33 @@ impl Stream {
         }
     }
 
+    /// It begins at `position` (modulo 2^32), if no byte of it has come.
+    pub fn begins(&mut self, position: u32) {
+        if self.next == 0 {
+            self.next = BASE + u64::from(position);
+        }
+    }
+
+    /// How many bytes are missing of what comes before `position` (modulo 2^32), where it ends;
+    /// those in between that wait for others are missing too. None of a stream that was never seen.
+    pub fn lacks(&self, position: u32) -> u64 {
+        let ahead = self.ahead(Position::Seq32(position));
+        if self.next == 0 || ahead > MAX_JUMP { 0 } else { ahead.max(0) as u64 }
+    }
+
+    /// It ends at `position` (modulo 2^32): gives up on what is missing before that.
+    pub fn ends(
+        &mut self,
+        position: u32,
+        now: Ns,
+        shared: &mut Shared,
+        f: &mut dyn FnMut(Piece<'_>),
+    ) {
+        self.flush(shared, f);
+        let end = self.next + self.lacks(position);
+        self.next_at(end, now, now, shared, f);
+    }
+
     /// Whether records wait for one before them.
     pub fn waits(&self) -> bool {
         self.held.is_some()

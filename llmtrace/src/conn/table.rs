@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::{Counts, MAX_CONNECTIONS, Shared, Stream};
-use crate::record::{Data, Direction, Ns, Open, SockId};
+use crate::record::{Data, Direction, Ns, Open, Reached, SockId};
 
 /// Where a connection lies in its table. Valid until that connection is removed.
 pub type Slot = u32;
@@ -43,6 +43,11 @@ impl<S> Entry<S> {
 
     pub fn waits(&self) -> bool {
         self.read.waits() || self.write.waits()
+    }
+
+    /// Whether bytes are missing of what comes before its end.
+    pub fn lacks(&self, end: Reached) -> bool {
+        self.read.lacks(end.read) > 0 || self.write.lacks(end.written) > 0
     }
 }
 
@@ -107,6 +112,10 @@ impl<S: Default> Table<S> {
         let slot = self.slot_or_new(open.id, open.pid, open.at);
         if let Some(entry) = self.slots[slot as usize].as_mut() {
             entry.from_birth |= open.fresh && !entry.used;
+            if let Some(Reached { read, written }) = open.reached {
+                entry.read.begins(read);
+                entry.write.begins(written);
+            }
             entry.open = Some(Box::new(open.clone()));
         }
         slot

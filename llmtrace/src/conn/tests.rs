@@ -107,6 +107,23 @@ fn restarts_and_short_copies() {
 }
 
 #[test]
+fn where_a_stream_begins_and_ends() {
+    let (mut shared, mut out) = (Shared::default(), Out::default());
+    let mut stream = Stream::default();
+    assert_eq!(stream.lacks(7), 0, "nobody knows where it began");
+    stream.begins(u32::MAX);
+    stream.begins(5);
+    assert_eq!(stream.lacks(1), 2);
+    stream.push(&data(1, b"c", 0), true, &mut shared, |p| out.piece(p));
+    assert_eq!((stream.lacks(2), stream.lacks(u32::MAX - 9)), (3, 0));
+    stream.ends(5, 1, &mut shared, &mut |p| out.piece(p));
+    stream.ends(5, 1, &mut shared, &mut |p| out.piece(p));
+    assert_eq!((out.0.as_str(), shared.counts.gap_bytes), ("[2]c[3]", 5));
+    // So far off that it is another count.
+    assert_eq!(stream.lacks(5 + (1 << 31) - 1), 0);
+}
+
+#[test]
 fn the_oldest_make_room() {
     let mut table: Table<()> = Table::new(32);
     for i in 0..40u64 {

@@ -110,6 +110,7 @@ impl Http1 {
                     request.push(bytes, |e| flow.on_request(&e, t, shared, response, cx));
                 }
             }
+            Piece::Gap { .. } if request.is_lost() => flow.holed = true,
             Piece::Gap { len: Some(len), .. } => {
                 request.gap(len, |e| flow.on_request(&e, t, shared, response, cx));
             }
@@ -148,20 +149,33 @@ impl Http1 {
             return Turn::Stay;
         }
         let Self { response, flow, .. } = self;
+        let before = response.is_lost() || response.is_idle() && flow.after_hole;
         match piece {
             Piece::Bytes { bytes, .. } => {
                 flow.response_last = t;
                 if response.is_lost() {
-                    // What is left of a response that was given up.
-                    if looks_like_response(bytes) == Sniff::No {
+                    let doubtful = flow.doubtful && t >= flow.newest;
+                    // What is left of a response that was given up, or one to a request that was
+                    // missed: no answer comes before it was asked for.
+                    if looks_like_response(bytes) == Sniff::No && !doubtful
+                        || flow.open.len() == 1 && t < flow.newest
+                    {
                         return Turn::Stay;
                     }
+                    if looks_like_response(bytes) == Sniff::No {
+                        flow.lose_all(t, Lost::ResponseGap, cx);
+                        return Turn::Stay;
+                    }
+                    flow.doubtful = false;
                     response.resync();
                     for pending in &flow.open {
                         response.expect(pending.asked);
                     }
                 }
                 response.push(bytes, |e| flow.on_response(&e, t, cx));
+            }
+            Piece::Gap { .. } if response.is_lost() => {
+                flow.failed = Some((Lost::ResponseGap, Resync::Gap));
             }
             Piece::Gap { len: Some(len), .. } => {
                 response.gap(len, |e| flow.on_response(&e, t, cx));
@@ -172,7 +186,7 @@ impl Http1 {
             }
         }
         if flow.failed.is_some() {
-            flow.response_failed(t, cx);
+            flow.response_failed(t, before, cx);
             response.lose();
         }
         if flow.ended {
@@ -221,7 +235,18 @@ impl Http1 {
     }
 
     fn replay_early<K: Sink>(&mut self, shared: &mut Shared, cx: &mut Cx<'_, K>) -> Turn {
-        let Some(early) = self.early.take() else { return Turn::Stay };
+        let Some(mut early) = self.early.take() else { return Turn::Stay };
+        if early.direction != request_direction(shared.role) && self.flow.open.len() == 1 {
+            // No answer comes before it was asked for: these were to a request that was missed.
+            let newest = self.flow.newest;
+            let others = early.pieces.iter().take_while(|(t, _)| *t < newest).count();
+            if others > 0 {
+                let bytes = early.pieces.drain(..others).map(|p| p.1.len() as u64);
+                cx.counts.unasked_bytes += bytes.sum::<u64>();
+                cx.counts.resync(Resync::Unasked);
+                self.response.lose();
+            }
+        }
         let mut pieces = early.pieces.into_iter();
         for (t, bytes) in pieces.by_ref() {
             let piece = Piece::Bytes { enter: t, exit: t, bytes: &bytes };
@@ -276,6 +301,6 @@ impl Http1 {
         response.eof(|e| flow.on_response(&e, t, cx));
         flow.ended = false;
         // What came of a head was none: that this is only seen now changes nothing.
-        flow.response_failed(t, cx);
+        flow.response_failed(t, false, cx);
     }
 }

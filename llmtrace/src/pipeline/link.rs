@@ -118,7 +118,7 @@ pub(super) fn request_direction(role: Role) -> Direction {
     }
 }
 
-fn opposite(direction: Direction) -> Direction {
+pub(super) fn opposite(direction: Direction) -> Direction {
     match direction {
         Direction::Read => Direction::Write,
         Direction::Write => Direction::Read,
@@ -181,6 +181,11 @@ impl Link {
             }
             _ => false,
         }
+    }
+
+    /// The direction that carries requests, as far as is known.
+    pub fn request_direction(&self) -> Direction {
+        request_direction(self.shared.role)
     }
 
     fn early(&self) -> Option<&Early> {

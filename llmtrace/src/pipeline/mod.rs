@@ -35,9 +35,11 @@ pub use label::MAX_LABEL;
 
 use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
 use crate::llm::{Finished, Peer, Role, Running, Settings};
-use crate::record::{Address, Data, Direction, EndReason, Ns, Open, Process, Record, SockId};
+use crate::record::{
+    Address, Data, Direction, EndReason, Ns, Open, Process, Reached, Record, SockId,
+};
 use cx::{Cx, Meta};
-use link::Link;
+use link::{Link, opposite};
 
 /// Response bytes of one connection that wait for their request.
 pub const EARLY_BYTES: usize = 64 * 1024;
@@ -113,6 +115,7 @@ struct End {
     id: SockId,
     at: Ns,
     reason: EndReason,
+    reached: Option<Reached>,
 }
 
 impl Pipeline {
@@ -165,7 +168,7 @@ impl Pipeline {
             self.settle(id, true, sink);
         }
         while let Some(end) = self.ends.pop_front() {
-            self.apply(end.id, end.at, end.reason, sink);
+            self.apply(&end, sink);
         }
         self.counts.still_open += self.table.iter().map(|e| e.state.open()).sum::<usize>() as u64;
         let conn = self.table.counts();
@@ -224,17 +227,15 @@ impl Pipeline {
         }
         let from_birth = entry.from_birth;
         let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        let other = match data.direction {
-            Direction::Read => &mut *write,
-            Direction::Write => &mut *read,
+        let (own, other) = match data.direction {
+            Direction::Read => (&mut *read, &mut *write),
+            Direction::Write => (&mut *write, &mut *read),
         };
         if other.waits() && link.begins_request(data.direction) {
             // Nobody asks again before the answer is over: what is missing of it will not come,
             // and must not be found missing only when the next exchange is open.
-            let back = match data.direction {
-                Direction::Read => Direction::Write,
-                Direction::Write => Direction::Read,
-            };
+            let back = opposite(data.direction);
+            own.flush(shared, &mut |piece| link.piece(data.direction, piece, &mut cx));
             other.flush(shared, &mut |piece| link.piece(back, piece, &mut cx));
         }
         let stream = match data.direction {
@@ -340,7 +341,12 @@ impl Pipeline {
         self.late(sink);
         match rec {
             Record::Open(open) => self.open(open, sink),
-            Record::End { id, at, reason, .. } => self.end(*id, *at, *reason, sink),
+            Record::End { id, at, reason, reached, .. } => {
+                self.end(
+                    End { due: 0, id: *id, at: *at, reason: *reason, reached: *reached },
+                    sink,
+                );
+            }
             Record::Silenced { id, sniffed, .. } => {
                 if let Some(slot) = self.table.find(*id) {
                     let verdict = match sniffed {
@@ -359,7 +365,8 @@ impl Pipeline {
                 });
                 of_pid.sort_unstable();
                 for id in of_pid {
-                    self.end(id, *at, EndReason::Closed, sink);
+                    let reason = EndReason::Closed;
+                    self.end(End { due: 0, id, at: *at, reason, reached: None }, sink);
                 }
             }
             Record::Arrived { id, arrived, at } => {
@@ -400,29 +407,39 @@ impl Pipeline {
     }
 
     /// An end waits as long as there is something that a late record could still complete.
-    fn end(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
+    fn end(&mut self, mut end: End, sink: &mut impl Sink) {
+        let End { id, at, reason, .. } = end;
         let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
-        let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits();
+        if entry.state.is_silent() {
+            end.reached = None;
+        }
+        let lacks = end.reached.is_some_and(|reached| entry.lacks(reached));
+        let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits() && !lacks;
         // The first end decides: what answers an end that waits, as a client's FIN answers the
         // server's, waits behind it.
         let noted = entry.state.only_notes(reason)
             && (settled || !self.ends.iter().any(|end| end.id == id && end.at <= at));
         if noted || settled {
-            return self.apply(id, at, reason, sink);
+            return self.apply(&end, sink);
         }
-        self.ends.push_back(End { due: self.now.saturating_add(HOLD_NS), id, at, reason });
+        end.due = self.now.saturating_add(HOLD_NS);
+        self.ends.push_back(end);
         if self.ends.len() > MAX_ENDS
             && let Some(end) = self.ends.pop_front()
         {
             self.counts.ends_early += 1;
-            self.apply(end.id, end.at, end.reason, sink);
+            self.apply(&end, sink);
         }
     }
 
-    fn apply(&mut self, id: SockId, at: Ns, reason: EndReason, sink: &mut impl Sink) {
+    fn apply(&mut self, end: &End, sink: &mut impl Sink) {
+        let End { id, at, reason, reached, .. } = *end;
         let Some(slot) = self.table.find(id) else { return };
         if self.table.get(slot).is_some_and(|(e, _)| !e.state.only_notes(reason)) {
             self.settle(id, true, sink);
+            if let Some(reached) = reached {
+                self.ends_at(slot, reached, at, sink);
+            }
         }
         let Some((entry, _)) = self.table.get(slot) else { return };
         let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
@@ -430,6 +447,17 @@ impl Pipeline {
         if reason == EndReason::Closed {
             self.remove(id);
         }
+    }
+
+    /// Both streams end there: what is missing before that will not come.
+    fn ends_at(&mut self, slot: Slot, end: Reached, at: Ns, sink: &mut impl Sink) {
+        let Some((entry, shared)) = self.table.get(slot) else { return };
+        if entry.state.is_silent() || !entry.lacks(end) {
+            return;
+        }
+        let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
+        read.ends(end.read, at, shared, &mut |p| link.piece(Direction::Read, p, &mut cx));
+        write.ends(end.written, at, shared, &mut |p| link.piece(Direction::Write, p, &mut cx));
     }
 
     fn remove(&mut self, id: SockId) -> Option<Box<Entry<Link>>> {
@@ -450,7 +478,7 @@ impl Pipeline {
         while self.ends.front().is_some_and(|e| e.due <= self.now)
             && let Some(end) = self.ends.pop_front()
         {
-            self.apply(end.id, end.at, end.reason, sink);
+            self.apply(&end, sink);
         }
     }
 
@@ -461,8 +489,10 @@ impl Pipeline {
         let Some(slot) = self.table.find(id) else { return false };
         let Some((entry, shared)) = self.table.get(slot) else { return false };
         let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        for (direction, stream) in [(Direction::Read, &mut *read), (Direction::Write, &mut *write)]
-        {
+        // What was asked before what was answered.
+        let asks = link.request_direction();
+        for direction in [asks, opposite(asks)] {
+            let stream = if direction == Direction::Read { &mut *read } else { &mut *write };
             let mut piece = |piece: crate::conn::Piece<'_>| link.piece(direction, piece, &mut cx);
             if all {
                 stream.flush(shared, &mut piece);

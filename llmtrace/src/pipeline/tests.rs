@@ -6,6 +6,7 @@ use crate::record::{Position, Sniffed};
 
 mod ends;
 mod h2;
+mod holes;
 mod late;
 mod random;
 mod review;
@@ -70,6 +71,8 @@ struct Bench {
     /// Next position of either direction.
     at: [u32; 2],
     fresh: bool,
+    /// An end says where the streams end.
+    tells_end: bool,
     /// Records are put aside instead of being pushed.
     aside: Option<Vec<Aside>>,
 }
@@ -83,12 +86,19 @@ impl Bench {
             t: 1000 * MS,
             at: [u32::MAX - 150, 5],
             fresh: false,
+            tells_end: false,
             aside: None,
         }
     }
 
     fn new() -> Self {
+        Self::telling(false)
+    }
+
+    /// `tells`: records say where the streams begin and end.
+    fn telling(tells: bool) -> Self {
         let mut bench = Self::joined();
+        bench.tells_end = tells;
         bench.fresh = true;
         bench.open("10.0.0.1:8000", "10.0.0.2:999");
         bench
@@ -99,6 +109,8 @@ impl Bench {
             Ok(a) => Address::Ip(a),
             Err(_) => Address::Unix(a.into()),
         };
+        let [read, written] = self.at;
+        let reached = (self.fresh && self.tells_end).then_some(Reached { read, written });
         let open = Open {
             id: self.id,
             pid: 7,
@@ -111,6 +123,7 @@ impl Bench {
             netns: 0,
             fresh: self.fresh,
             tls: false,
+            reached,
         };
         self.pipeline.push(&Record::Open(open), &mut self.log);
     }
@@ -163,7 +176,9 @@ impl Bench {
 
     fn end(&mut self, reason: EndReason) -> Ns {
         self.t += MS;
-        let rec = Record::End { id: self.id, pid: 7, at: self.t, reason };
+        let [read, written] = self.at;
+        let reached = self.tells_end.then_some(Reached { read, written });
+        let rec = Record::End { id: self.id, pid: 7, at: self.t, reason, reached };
         self.pipeline.push(&rec, &mut self.log);
         self.t
     }

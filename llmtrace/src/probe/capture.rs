@@ -148,14 +148,8 @@ impl Capture {
         let mut ebpf = loader.load(object::bytes()).map_err(|e| ProbeError::Load(chain(&e)))?;
         let ring = ring(&ebpf, config.ring_bytes)?;
         let filter = filter(&ebpf, pid_limit)?;
-        if !cgroups.is_empty() {
-            // Borrowed and not taken, as below: programs that are not loaded yet name it.
-            let map = ebpf.map_mut("CGROUPS").ok_or_else(|| absent("CGROUPS"))?;
-            let mut map: Array<_, CgroupValue> =
-                map.try_into().map_err(|e| map_error("CGROUPS", &e))?;
-            for (i, cgroup) in cgroups.iter().take(MAX_CGROUPS).enumerate() {
-                map.set(i as u32, CgroupValue(*cgroup), 0).map_err(|e| map_error("CGROUPS", &e))?;
-            }
+        for (i, cgroup) in cgroups.iter().take(MAX_CGROUPS).enumerate() {
+            set_cgroup(&mut ebpf, i, *cgroup)?;
         }
         let log = config.log.then(|| KernelLog::new(&mut ebpf)).transpose()?;
         let capture = Self {
@@ -242,6 +236,11 @@ impl Capture {
     pub fn remove_target(&mut self, pid: u32) {
         self.filter.set(pid, 0);
         let _ = self.targets.remove(&pid);
+    }
+
+    /// Gives a target cgroup another id: its path is that of another one now.
+    pub fn set_cgroup(&mut self, index: usize, cgroup: config::Cgroup) -> Result<(), ProbeError> {
+        set_cgroup(&mut self.ebpf, index, cgroup)
     }
 
     /// Processes that are targets by their id.
@@ -338,6 +337,13 @@ const EXIST: u64 = 2;
 fn pids_of(targets: &HashMap<MapData, u32, u32>) -> Vec<u32> {
     let targets = targets.iter().filter_map(Result::ok);
     targets.filter(|(_, how)| how & config::target::NEVER == 0).map(|(pid, _)| pid).collect()
+}
+
+fn set_cgroup(ebpf: &mut Ebpf, index: usize, cgroup: config::Cgroup) -> Result<(), ProbeError> {
+    // Borrowed and not taken: programs that are not loaded yet may name it.
+    let map = ebpf.map_mut("CGROUPS").ok_or_else(|| absent("CGROUPS"))?;
+    let mut map: Array<_, CgroupValue> = map.try_into().map_err(|e| map_error("CGROUPS", &e))?;
+    map.set(index as u32, CgroupValue(cgroup), 0).map_err(|e| map_error("CGROUPS", &e))
 }
 
 fn typed<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, ProbeError>

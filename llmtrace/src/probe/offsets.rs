@@ -34,6 +34,7 @@ const WANTED: &[(&str, &str, &str)] = &[
     ("SOCK_TYPE", "sock", "sk_type"),
     ("SOCK_SOCKET", "sock", "sk_socket"),
     ("SOCK_SHUTDOWN", "sock", "sk_shutdown"),
+    ("SOCK_STATE", "sock", "__sk_common.skc_state"),
     ("SOCK_FLAGS", "sock", "__sk_common.skc_flags"),
     ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("SOCK_DADDR", "sock", "__sk_common.skc_daddr"),
@@ -73,9 +74,6 @@ pub fn resolve(types: &Types) -> Result<Offsets, ProbeError> {
     };
     offsets.fields.push(("FILE_COUNT", count));
     offsets.file_count_one = one;
-    let missing = || ProbeError::Layout { what: "enum sock_flags".into() };
-    let done = types.enumerator("sock_flags", "SOCK_DONE").ok_or_else(missing)?;
-    offsets.fields.push(("SOCK_DONE", done));
     iterator(types, &mut offsets)?;
     neighbours(&offsets, "FDTABLE_MAX_FDS", "FDTABLE_FD")?;
     neighbours(&offsets, "SOCKET_FILE", "SOCKET_SK")?;

@@ -29,6 +29,8 @@ pub struct Wanted {
     /// Local ports of servers.
     pub ports: Vec<u16>,
     pub all: bool,
+    /// Of the `pids`, those that have left.
+    pub gone: HashSet<u32>,
 }
 
 impl Wanted {
@@ -116,6 +118,7 @@ impl Wanted {
         let parents: Vec<(u32, u32)> =
             pids.iter().filter_map(|&pid| Some((pid, parent(pid)?))).collect();
         let mut named: HashSet<u32> = self.pids.iter().copied().collect();
+        named.retain(|pid| !self.gone.contains(pid));
         let mut listeners = Listeners::default();
         for &pid in &pids {
             if self.by_name(pid) != 0 {
@@ -159,6 +162,19 @@ impl Wanted {
         }
         pids.retain(|&pid| pid != std::process::id());
         pids
+    }
+
+    /// A process is no more: what gets its id later is not what the user named.
+    pub fn forget(&mut self, pid: u32) {
+        // It stays named: nothing named at all would mean everything.
+        if self.pids.contains(&pid) {
+            self.gone.insert(pid);
+        }
+    }
+
+    /// The cgroups that are at their paths now, each where there is one.
+    pub fn cgroups_now(&self) -> impl Iterator<Item = Option<Cgroup>> {
+        self.cgroups.iter().map(|path| cgroup(path).ok())
     }
 
     /// Ids of the cgroups, for the kernel side.

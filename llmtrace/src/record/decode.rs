@@ -8,7 +8,7 @@ use llmtrace_common::record as raw;
 use raw::{Header, end, family, flag, kind, sniff};
 
 use super::{
-    Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
+    Address, Data, Direction, EndReason, Open, Position, Process, Reached, Record, Sniffed, SockId,
 };
 
 /// Why bytes are not a record.
@@ -71,7 +71,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, DecodeError> {
         kind::OPEN => Record::Open(open(&h, id, &read::<raw::Open>(rest)?)),
         kind::END => {
             let reason = end_reason(h.len).ok_or(DecodeError::Value(h.kind, h.len))?;
-            Record::End { id, pid: h.pid, at: h.exit_ns, reason }
+            Record::End { id, pid: h.pid, at: h.exit_ns, reason, reached: reached(h.flags, h.pos) }
         }
         kind::SILENCED => {
             let sniffed = match h.len {
@@ -106,6 +106,11 @@ pub fn end_reason(code: u32) -> Option<EndReason> {
     })
 }
 
+/// The positions in an OPEN or END, if it has any.
+pub fn reached(flags: u16, pos: u64) -> Option<Reached> {
+    (flags & flag::REACHED != 0).then(|| Reached::from_bits(pos))
+}
+
 fn process(h: &Header, event: Process) -> Record<'static> {
     Record::Process { at: h.exit_ns, event }
 }
@@ -136,6 +141,7 @@ fn open(h: &Header, id: SockId, o: &raw::Open) -> Open {
         netns: o.netns,
         fresh: h.flags & flag::FRESH != 0,
         tls: h.flags & flag::TLS != 0,
+        reached: reached(h.flags, h.pos),
     }
 }
 

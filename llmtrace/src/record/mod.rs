@@ -33,6 +33,24 @@ pub enum Position {
     Count(u64),
 }
 
+/// How far both streams of a connection had come: what [`Position`] counts, modulo 2^32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reached {
+    pub read: u32,
+    pub written: u32,
+}
+
+impl Reached {
+    /// From one number, as records have it (`llmtrace_common::record::flag::REACHED`).
+    pub fn from_bits(bits: u64) -> Self {
+        Self { read: (bits >> 32) as u32, written: bits as u32 }
+    }
+
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.read) << 32 | u64::from(self.written)
+    }
+}
+
 /// Bytes that one system call moved, or a piece of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a> {
@@ -80,6 +98,8 @@ pub struct Open {
     pub fresh: bool,
     /// What is seen is the plaintext of TLS.
     pub tls: bool,
+    /// Where its streams begin, if this is known before their first bytes.
+    pub reached: Option<Reached>,
 }
 
 /// Why a connection, or one direction of it, ended.
@@ -129,6 +149,8 @@ pub enum Record<'a> {
         pid: u32,
         at: Ns,
         reason: EndReason,
+        /// Where its streams end: what was not seen of them is missing.
+        reached: Option<Reached>,
     },
     Silenced {
         id: SockId,

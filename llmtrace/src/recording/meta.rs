@@ -13,15 +13,15 @@
 //! | 4 | true length of the payload; for an end, a sniff, a listener: what; for a refusal: bytes taken |
 //! | 8, 8 | entry and exit of the call, `CLOCK_MONOTONIC` nanoseconds; of an arrival: since when, told when |
 //! | 4, 4 | process, thread |
-//! | 8 | position in the stream |
+//! | 8 | position in the stream; of an open or an end, if flag REACHED is set, of both streams |
 
 use std::net::{IpAddr, SocketAddr};
 
 use llmtrace_common::record::{end, flag, kind, sniff};
 
 use crate::record::{
-    Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
-    decode::end_reason,
+    Address, Data, Direction, EndReason, Open, Position, Process, Reached, Record, Sniffed, SockId,
+    decode::{end_reason, reached},
 };
 
 pub const MAGIC: [u8; 2] = *b"LT";
@@ -131,10 +131,16 @@ impl Meta {
             },
             Record::Open(ref open) => Self {
                 flags: if open.fresh { flag::FRESH } else { 0 }
-                    | if open.tls { flag::TLS } else { 0 },
+                    | if open.tls { flag::TLS } else { 0 }
+                    | if open.reached.is_some() { flag::REACHED } else { 0 },
+                position: open.reached.map_or(0, Reached::to_bits),
                 ..end(open.id, open.pid, open.at, kind::OPEN, 0)
             },
-            Record::End { id, pid, at, reason } => end(id, pid, at, kind::END, reason_code(reason)),
+            Record::End { id, pid, at, reason, reached } => Self {
+                flags: if reached.is_some() { flag::REACHED } else { 0 },
+                position: reached.map_or(0, Reached::to_bits),
+                ..end(id, pid, at, kind::END, reason_code(reason))
+            },
             Record::Silenced { id, pid, at, sniffed } => {
                 let what = match sniffed {
                     Sniffed::Tls => sniff::TLS,
@@ -194,7 +200,13 @@ impl Meta {
         let (id, pid, at) = (self.id(), self.pid, self.exit);
         Some(match u16::from(self.kind) {
             kind::OPEN => Record::Open(self.open(rest)?),
-            kind::END => Record::End { id, pid, at, reason: end_reason(self.len)? },
+            kind::END => Record::End {
+                id,
+                pid,
+                at,
+                reason: end_reason(self.len)?,
+                reached: reached(self.flags, self.position),
+            },
             kind::SILENCED => {
                 let sniffed = match self.len {
                     sniff::TLS => Sniffed::Tls,
@@ -237,6 +249,7 @@ impl Meta {
             netns: u32::from_le_bytes(*netns),
             fresh: self.flags & flag::FRESH != 0,
             tls: self.flags & flag::TLS != 0,
+            reached: reached(self.flags, self.position),
         })
     }
 }

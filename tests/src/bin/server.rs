@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -14,7 +15,7 @@ use llmtrace_tests::net::{self, Stream};
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
-use llmtrace_tests::servers::openssl::Context;
+use llmtrace_tests::servers::openssl::{self, Context};
 use llmtrace_tests::servers::{app, cost, flood, parrot};
 use llmtrace_tests::{fork, pass, uring};
 
@@ -59,6 +60,11 @@ enum Mode {
         /// Who serves a connection.
         #[arg(long, value_enum, default_value = "thread")]
         by: Model,
+        /// Speak TLS by OpenSSL
+        #[arg(long, requires = "key", conflicts_with_all = ["unix", "uring", "calls"])]
+        certificate: Option<PathBuf>,
+        #[arg(long)]
+        key: Option<PathBuf>,
     },
     /// Answers with the request's body as the raw bytes of a response, and closes.
     Parrot {
@@ -86,7 +92,21 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
     match cli.mode {
-        Mode::App { port, host, unix, uring, calls, workers, reuse_port, pass, stdin, log, by } => {
+        Mode::App {
+            port,
+            host,
+            unix,
+            uring,
+            calls,
+            workers,
+            reuse_port,
+            pass,
+            stdin,
+            log,
+            by,
+            certificate,
+            key,
+        } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
                 fork::ignore_children();
@@ -139,8 +159,21 @@ fn main() -> anyhow::Result<()> {
                         pass::send(&ours, &listener.accept()?.0.into())?;
                     }
                 }
+                let files = certificate.zip(key);
+                let tls = files.map(|(certificate, key)| Context::new(&certificate, &key));
+                let tls = tls.transpose()?.map(Arc::new);
                 let accept = || {
-                    let (stream, _) = listener.accept()?;
+                    let (mut stream, _) = listener.accept()?;
+                    if let Some(tls) = &tls {
+                        loop {
+                            stream.set_nodelay(true)?;
+                            // One that only looks whether somebody listens says nothing.
+                            if let Ok(connection) = tls.accept(stream) {
+                                return openssl::Shared::new(connection).map(Stream::OpenSsl);
+                            }
+                            (stream, _) = listener.accept()?;
+                        }
+                    }
                     stream.set_nodelay(true)?;
                     Ok(if uring {
                         Stream::Uring(Box::new(uring::Socket::new(stream)?))

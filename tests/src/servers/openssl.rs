@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Ssl = *mut c_void;
 
@@ -89,7 +90,7 @@ impl Context {
     }
 
     /// Takes the server's part of a handshake.
-    pub fn accept(&self, socket: TcpStream) -> io::Result<Connection<'_>> {
+    pub fn accept(self: &Arc<Self>, socket: TcpStream) -> io::Result<Connection> {
         // SAFETY: the context lives as long as `self`; the descriptor as long as the connection.
         let ssl = unsafe {
             let ssl = (self.library.new)(self.context);
@@ -98,7 +99,7 @@ impl Context {
             }
             ssl
         };
-        let connection = Connection { context: self, ssl, _socket: socket };
+        let connection = Connection { context: Arc::clone(self), ssl, socket };
         // SAFETY: a connection with a socket.
         match unsafe { (self.library.accept)(ssl) } {
             1 => Ok(connection),
@@ -107,14 +108,24 @@ impl Context {
     }
 }
 
-/// A connection, for one thread.
-pub struct Connection<'c> {
-    context: &'c Context,
+/// A connection, for one thread at a time.
+pub struct Connection {
+    context: Arc<Context>,
     ssl: Ssl,
-    _socket: TcpStream,
+    socket: TcpStream,
 }
 
-impl Read for Connection<'_> {
+// SAFETY: OpenSSL lets any thread use a connection, if no other does at the same time; the methods
+// that do take `&mut self`.
+unsafe impl Send for Connection {}
+
+impl Connection {
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Read for Connection {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
         // SAFETY: the buffer is as long as said.
@@ -124,7 +135,7 @@ impl Read for Connection<'_> {
     }
 }
 
-impl Write for Connection<'_> {
+impl Write for Connection {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
         // SAFETY: the buffer is as long as said.
@@ -137,9 +148,53 @@ impl Write for Connection<'_> {
     }
 }
 
-impl Drop for Connection<'_> {
+impl Drop for Connection {
     fn drop(&mut self) {
         // SAFETY: made by `accept`, and not used any more.
         unsafe { (self.context.library.free)(self.ssl) };
+    }
+}
+
+/// A connection that is read and written in turn. A clone is the same connection.
+#[derive(Clone)]
+pub struct Shared {
+    connection: Arc<Mutex<Connection>>,
+    socket: Arc<TcpStream>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Shared").field(&self.socket).finish()
+    }
+}
+
+impl Shared {
+    pub fn new(connection: Connection) -> io::Result<Self> {
+        let socket = Arc::new(connection.socket().try_clone()?);
+        Ok(Self { connection: Arc::new(Mutex::new(connection)), socket })
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for Shared {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.lock().read(buf)
+    }
+}
+
+impl Write for Shared {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.lock().write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -249,6 +249,10 @@ fn judge(
         }
     }
     wrong += &compare::wrong(&records, &entries);
+    let encrypted = scenario.name.starts_with("tls");
+    for entry in entries.iter().filter(|entry| entry.tls != encrypted) {
+        wrong += &format!("taken for TLS or not: {entry:?}\n");
+    }
     let note = String::new();
     Line::Scenario { backend, name: scenario.name.into(), sent, wrong, note, exchanges }
 }
@@ -269,14 +273,17 @@ fn send_preempted(server: &Server) -> Done {
 
 /// A kernel that preempts a BPF program does not run it again for another thread meanwhile: such a
 /// call is lost, and counted (`missed_run`). Without a loss everything has to be as it was sent.
-/// With one, what is traced as whole still has to be; what is not may be incomplete, or, if the
-/// last bytes of a connection are what was lost, end as if its client had left.
+/// With one, what is traced as whole still has to be, and what is not is incomplete, even if the
+/// last bytes of a connection are what was lost.
 fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losses) -> Line {
     let Done { mut records, mut wrong } = done;
     let sent = records.len();
     let mut entries = of_scenario(PREEMPTED_NAME, entries);
     let traced = entries.len();
     if !lost.is_empty() {
+        for entry in entries.iter().filter(|e| !matches!(&*e.outcome, "success" | "incomplete")) {
+            wrong += &format!("bytes were lost, and it is said to have ended: {entry:?}\n");
+        }
         entries.retain(|entry| entry.outcome == "success");
         let whole = |record: &Record| {
             entries.iter().any(|entry| entry.user_agent.as_deref() == Some(&record.user_agent))

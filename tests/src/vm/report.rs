@@ -116,6 +116,7 @@ pub struct Exchange {
     pub output_source: Option<String>,
     pub events: u64,
     pub token_events: u64,
+    pub tls: bool,
 }
 
 impl From<&Entry> for Exchange {
@@ -143,6 +144,7 @@ impl From<&Entry> for Exchange {
             output_source: entry.output_source,
             events: entry.events,
             token_events: entry.token_events,
+            tls: entry.tls,
         }
     }
 }

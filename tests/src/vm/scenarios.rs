@@ -20,6 +20,7 @@ pub struct Servers {
     split: Server,
     fork: Server,
     uring: Server,
+    tls: Server,
 }
 
 impl Servers {
@@ -35,11 +36,13 @@ impl Servers {
             split: Server::app_at(v4(8003), Model::Split, Io::Calls),
             fork: Server::app_at(v4(8004), Model::Fork, Io::Calls),
             uring: Server::app_at(v4(8005), Model::Thread, Io::Uring),
+            tls: Server::app_tls_on(8006),
         }
     }
 
-    pub fn pids(&self) -> [u32; 6] {
-        [&self.tcp4, &self.tcp6, &self.unix, &self.split, &self.fork, &self.uring].map(Server::id)
+    pub fn pids(&self) -> [u32; 7] {
+        let Self { tcp4, tcp6, unix, split, fork, uring, tls } = self;
+        [tcp4, tcp6, unix, split, fork, uring, tls].map(Server::id)
     }
 }
 
@@ -130,6 +133,9 @@ pub const SCENARIOS: &[Scenario] = &[
         run: |name, servers, _| load(&servers.uring.address, mixed(name, 12), 2),
         sight: |chosen, _| expect::io_uring(chosen),
     },
+    // By OpenSSL: plaintext, whatever sees the sockets.
+    whole("tls", |name, servers, _| load(&servers.tls.address, mixed(name, 12), 3)),
+    whole("tls-aborts", |name, servers, _| aborts(name, &servers.tls, true)),
     Scenario {
         name: "sendfile",
         // On one connection: what follows the hole is whole again.

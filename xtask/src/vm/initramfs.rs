@@ -14,6 +14,10 @@ use crate::toolchain::on_path;
 const INIT: &str = include_str!("init.sh");
 const PROGRAMS: [&str; 3] = ["llmtrace", "server", "vmtest"];
 
+const OPENSSL: &str = "libssl.so.3";
+/// Where Debian has its libraries.
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+
 /// Builds the archive from the programs in `bin`.
 pub fn build(bin: &Path) -> Result<PathBuf> {
     let root = dir().join("root");
@@ -37,6 +41,11 @@ pub fn build(bin: &Path) -> Result<PathBuf> {
         fs::copy(&from, &to)?;
         // Debug information is most of a program, and the machine holds it in memory.
         sh::quiet(sh::command("strip", ["--strip-debug"]).arg(&to))?;
+    }
+    // Loaded by name, by the server that speaks TLS.
+    let library = Path::new(LIBRARIES).join(OPENSSL);
+    for library in libraries(&library)?.iter().chain([&library]) {
+        copy_into(&root, library)?;
     }
     let init = root.join("init");
     fs::write(&init, INIT)?;

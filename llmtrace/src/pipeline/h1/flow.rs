@@ -29,6 +29,14 @@ pub(in crate::pipeline) struct Flow {
     pub pipelined: bool,
     /// A loss on a pipelined connection: nobody knows any more which response is whose.
     pub confused: bool,
+    /// Requests may have been missed since the newest exchange began.
+    pub holed: bool,
+    /// The same before it began, and when that was.
+    pub after_hole: bool,
+    pub newest: Ns,
+    /// One exchange is open, and bytes before its response are missing, or of it: those that
+    /// follow will tell.
+    pub doubtful: bool,
     pub request_start: Ns,
     /// Since when the first byte of the read at hand had waited, until a request begins with it.
     pub waited_since: Option<Ns>,
@@ -153,6 +161,12 @@ impl Flow {
             self.session = realtime::classify(head).map(Box::new);
         }
         self.begun += 1;
+        if self.doubtful {
+            // Another request, and nothing has come of the response.
+            self.lose_all(t, Lost::ResponseGap, cx);
+        }
+        self.after_hole = std::mem::take(&mut self.holed);
+        self.newest = start;
         if self.open.is_empty() {
             self.pipelined = false;
             // Whatever was still to come of responses that were lost has come by now.
@@ -225,6 +239,7 @@ impl Flow {
             self.sending = false;
             self.asks_for_another = false;
             self.session = None;
+            self.doubtful = false;
         }
         if let Some(next) = self.open.front_mut() {
             next.held_before = cx.held;
@@ -238,6 +253,9 @@ impl Flow {
         cx: &mut Cx<'_, K>,
         mut how: impl FnMut(&mut Exchange),
     ) {
+        if self.doubtful {
+            self.lose_all(self.newest, Lost::ResponseGap, cx);
+        }
         while let Some(pending) = self.open.front_mut() {
             how(&mut pending.exchange);
             self.finish_oldest(cx);
@@ -267,14 +285,33 @@ impl Flow {
             p.lose(t, lost);
         }
         self.sending = false;
+        self.holed |= lost == Lost::RequestGap;
     }
 
     /// The response direction cannot be followed up to its next message, and what was missed may
-    /// have been the end of any open response.
+    /// have been the end of any open response. `before`: perhaps it was all of responses to
+    /// requests that were missed too.
     #[cold]
-    pub(in crate::pipeline) fn response_failed<K: Sink>(&mut self, t: Ns, cx: &mut Cx<'_, K>) {
+    pub(in crate::pipeline) fn response_failed<K: Sink>(
+        &mut self,
+        t: Ns,
+        before: bool,
+        cx: &mut Cx<'_, K>,
+    ) {
         let Some((lost, resync)) = self.failed.take() else { return };
         cx.counts.resync(resync);
+        let left = if before { 1..=2 } else { 2..=2 };
+        if lost == Lost::ResponseGap && !self.confused && left.contains(&self.open.len()) {
+            // If a head follows, it can only be that of the newest one's response.
+            if self.open.len() > 1
+                && let Some(pending) = self.open.front_mut()
+            {
+                pending.lose(t, lost);
+                self.finish_oldest(cx);
+            }
+            self.doubtful = true;
+            return;
+        }
         self.confused |= self.pipelined || self.open.len() > 1;
         self.lose_all(t, lost, cx);
     }

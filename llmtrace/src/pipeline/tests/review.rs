@@ -57,7 +57,7 @@ impl Rig {
         self.p.push(&r, &mut self.got);
     }
     fn end(&mut self, at: u64, reason: EndReason) {
-        self.p.push(&Record::End { id: ID, pid: 1, at, reason }, &mut self.got);
+        self.p.push(&Record::End { id: ID, pid: 1, at, reason, reached: None }, &mut self.got);
     }
 }
 const MS: u64 = 1_000_000;

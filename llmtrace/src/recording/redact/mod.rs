@@ -244,7 +244,9 @@ fn owned(record: Record<'_>) -> Record<'static> {
     match record {
         Record::Data(data) => Record::Data(Data { bytes: &[], ..data }),
         Record::Open(open) => Record::Open(open),
-        Record::End { id, pid, at, reason } => Record::End { id, pid, at, reason },
+        Record::End { id, pid, at, reason, reached } => {
+            Record::End { id, pid, at, reason, reached }
+        }
         Record::Silenced { id, pid, at, sniffed } => Record::Silenced { id, pid, at, sniffed },
         Record::Arrived { id, arrived, at } => Record::Arrived { id, arrived, at },
         Record::Refused { id, at, taken } => Record::Refused { id, at, taken },

@@ -192,6 +192,7 @@ impl Flow {
             netns: 0,
             fresh: self.from_birth,
             tls: false,
+            reached: None,
         }));
     }
 
@@ -385,7 +386,7 @@ impl Flow {
 
     fn report(&self, reason: EndReason, at: Ns, on: &mut impl FnMut(&Record<'_>)) {
         if self.announced {
-            on(&Record::End { id: self.id, pid: 0, at, reason });
+            on(&Record::End { id: self.id, pid: 0, at, reason, reached: None });
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is written is what is read.
 
 use crate::record::{
-    Address, Data, Direction, EndReason, Open, Position, Process, Record, Sniffed, SockId,
+    Address, Data, Direction, EndReason, Open, Position, Process, Reached, Record, Sniffed, SockId,
 };
 use crate::recording::link::segment;
 use crate::recording::tests::{read, text};
@@ -44,6 +44,7 @@ fn open(local: Address, remote: Address) -> Record<'static> {
         netns: 99,
         fresh: true,
         tls: false,
+        reached: None,
     })
 }
 
@@ -61,7 +62,8 @@ fn without_token(text: &str) -> String {
 fn everything() -> Vec<Record<'static>> {
     let ip = |a: &str| Address::Ip(a.parse().expect("an address"));
     let unix = |p: &str| Address::Unix(p.into());
-    let end = |reason| Record::End { id: ID, pid: 3, at: 5, reason };
+    let reached = Some(Reached { read: 7, written: u32::MAX });
+    let end = |reason| Record::End { id: ID, pid: 3, at: 5, reason, reached };
     vec![
         open(ip("10.0.0.1:80"), ip("10.0.0.2:999")),
         data(Direction::Read, Position::Seq32(u32::MAX), b"abc", 3),
