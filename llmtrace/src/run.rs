@@ -43,6 +43,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    agent.measure_targets()?;
     let settings = agent.settings();
     (settings.quality, settings.payload) = (args.quality, args.log_payload);
     ready.store(true, Ordering::Release);

@@ -26,6 +26,7 @@ use crate::{
         target::{Listening, Wanted, reading_threads},
     },
     record::{Address, Process, Record, decode::decode},
+    usage::Usage,
 };
 
 pub use log::{open_log, wall_offset};
@@ -97,6 +98,8 @@ pub struct Agent {
     next_beat: u64,
     next_scan: u64,
     next_running: u64,
+    usage: Option<Usage>,
+    next_usage: u64,
 }
 
 impl Agent {
@@ -136,6 +139,8 @@ impl Agent {
             next_beat: 0,
             next_scan: 0,
             next_running: 0,
+            usage: None,
+            next_usage: 0,
         };
         agent.began()?;
         Ok(agent)
@@ -171,6 +176,12 @@ impl Agent {
     /// What is decided about exchanges that begin from here on.
     pub fn settings(&mut self) -> &mut Settings {
         self.pipeline.settings_mut()
+    }
+
+    /// Has what the targets use measured, for the metrics.
+    pub fn measure_targets(&mut self) -> std::io::Result<()> {
+        self.usage = Some(Usage::start(self.out.metrics.clone())?);
+        Ok(())
     }
 
     /// Has `watch` see every exchange from here on.

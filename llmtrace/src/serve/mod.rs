@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use crate::llm::Ns;
 use crate::metrics::Metrics;
 
-use exposition::Form;
+use exposition::Wanted;
 pub use thread::start;
 use web::Listener;
 
@@ -86,13 +86,13 @@ pub fn router(state: State) -> Router {
 }
 
 async fn metrics(Shared(inner): Shared<Inner>, headers: HeaderMap) -> Response {
-    let form = Form::asked(&headers);
+    let wanted = Wanted::of(&headers);
     let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
     let Ok(permit) = inner.scrapes.acquire_owned().await else { return unavailable() };
     // Thousands of series take long enough to be in the way of the drain.
     let response = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        form.encode(&inner.state.metrics)
+        wanted.encode(&inner.state.metrics)
     });
     response.await.unwrap_or_else(|_| unavailable())
 }
@@ -141,6 +141,30 @@ mod tests {
         assert!(text.starts_with("HTTP/1.1 200"), "{text}");
         assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
         assert!(text.contains("\nllmtrace_build_info{version="), "{text}");
+        // As Prometheus asks, and what it then gets.
+        let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+                      encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        let mut c = tokio::net::TcpStream::connect(at).await.unwrap();
+        let head = format!(
+            "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\n\
+             Connection: close\r\n\r\n"
+        );
+        c.write_all(head.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        c.read_to_end(&mut bytes).await.unwrap();
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        assert!(
+            head.contains("content-type: application/vnd.google.protobuf; proto=io."),
+            "{head}"
+        );
+        assert!(head.contains("content-encoding: gzip") && head.contains("vary: accept"), "{head}");
+        let mut plain = Vec::new();
+        let mut unpack = flate2::read::GzDecoder::new(&bytes[end..]);
+        io::copy(&mut unpack, &mut plain).unwrap();
+        let name = b"llmtrace_build_info";
+        assert!(plain.windows(name.len()).any(|w| w == name));
+
         assert!(ask(at, "/").await.contains("href=\"/metrics\""));
         assert!(ask(at, "/nothing").await.starts_with("HTTP/1.1 404"));
 

@@ -144,8 +144,10 @@ fn path_text(module: &str, path: &[String]) -> Option<String> {
 }
 
 /// Modules without a rule of their own, which may use everything.
-const OTHERS: &[&str] =
-    &["agent", "cli", "config", "demo", "pipeline", "recorder", "replay", "run", "serve", "ui"];
+const OTHERS: &[&str] = &[
+    "agent", "cli", "config", "demo", "pipeline", "recorder", "replay", "run", "serve", "ui",
+    "usage",
+];
 
 fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
     must_not.iter().copied().find(|name| {
