@@ -31,3 +31,4 @@ pub mod run;
 pub mod serve;
 pub mod signals;
 pub mod top;
+pub mod usage;

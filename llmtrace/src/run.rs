@@ -64,6 +64,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
     agent.watch(live.watch());
     agent.out.kubernetes = kubernetes;
+    agent.measure_targets()?;
     let settings = agent.settings();
     (settings.quality, settings.payload) = (args.quality, args.log_payload);
     alerts.into_iter().for_each(|alerts| agent.watch(alerts));

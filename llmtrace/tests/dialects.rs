@@ -157,7 +157,20 @@ impl Wire {
             }
         }
         let text = self.log.metrics.encode_text();
-        for line in text.lines().filter(|l| l.starts_with("llm_") && !l.contains("_bucket{")) {
+        // An answer that is not empty is what there mostly is.
+        let matters = |line: &&str| {
+            let empty = line.starts_with("llm_empty_answers_total{");
+            line.starts_with("llm_")
+                && !line.contains("_bucket{")
+                && !(empty && line.ends_with(" 0"))
+        };
+        let mut lines: Vec<&str> = text.lines().filter(matters).collect();
+        lines.sort_by_key(|line| {
+            let (name, rest) = line.split_once('{').unwrap_or((line, ""));
+            let family = name.strip_suffix("_sum").or(name.strip_suffix("_count"));
+            (family.unwrap_or(name), rest.rsplit_once(' ').map_or(rest, |(labels, _)| labels))
+        });
+        for line in lines {
             // These are the same everywhere.
             let line = line.replace(r#"role="server","#, "").replace(r#"server="unknown","#, "");
             let _ = writeln!(out, "{line}");

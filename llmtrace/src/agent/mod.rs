@@ -30,6 +30,7 @@ use crate::{
         target::{Listening, Wanted, reading_threads},
     },
     record::{Address, Process, Record, decode::decode},
+    usage::Usage,
 };
 
 pub use log::{open_lines, open_log, wall_offset};
@@ -108,6 +109,8 @@ pub struct Agent {
     next_beat: u64,
     next_scan: u64,
     next_running: u64,
+    usage: Option<Usage>,
+    next_usage: u64,
 }
 
 impl Agent {
@@ -151,6 +154,8 @@ impl Agent {
             next_beat: 0,
             next_scan: 0,
             next_running: 0,
+            usage: None,
+            next_usage: 0,
         };
         agent.began()?;
         Ok(agent)
@@ -193,6 +198,12 @@ impl Agent {
     /// What is decided about exchanges that begin from here on.
     pub fn settings(&mut self) -> &mut Settings {
         self.pipeline.settings_mut()
+    }
+
+    /// Has what the targets use measured, for the metrics.
+    pub fn measure_targets(&mut self) -> std::io::Result<()> {
+        self.usage = Some(Usage::start(self.out.metrics.clone())?);
+        Ok(())
     }
 
     /// Has `watch` see every exchange from here on.

@@ -1,6 +1,10 @@
 //! Where exchanges go.
 
-use std::{collections::HashMap, io::Write, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Write,
+    sync::Arc,
+};
 
 use crate::{
     export::request_log::RequestLog,
@@ -10,6 +14,9 @@ use crate::{
     pipeline::{Pipeline, Sink},
     probe,
 };
+
+/// Most processes that are known to take part in LLM requests.
+const MAX_PARTS: usize = 1_024;
 
 /// Where exchanges go, and how processes are called.
 pub struct Out {
@@ -21,6 +28,8 @@ pub struct Out {
     log: Option<RequestLog<Box<dyn Write>>>,
     log_failed: bool,
     names: HashMap<u32, Arc<str>>,
+    /// Processes that took part in LLM requests; those that came first, if there are many.
+    parts: HashSet<u32>,
     /// Names given since they were last asked for, if somebody wants to know.
     new_names: Option<Vec<(u32, Arc<str>)>>,
 }
@@ -34,6 +43,7 @@ impl Out {
             log,
             log_failed: false,
             names: HashMap::new(),
+            parts: HashSet::new(),
             new_names: None,
         }
     }
@@ -54,6 +64,12 @@ impl Out {
         if let Some(kubernetes) = &mut self.kubernetes {
             kubernetes.forget(pid);
         }
+        self.parts.remove(&pid);
+    }
+
+    /// Whether the process took part in an LLM request.
+    pub(super) fn takes_part(&self, pid: u32) -> bool {
+        self.parts.contains(&pid)
     }
 
     pub(super) fn flush(&mut self) {
@@ -86,6 +102,9 @@ impl Sink for Out {
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
         let assessed = self.metrics.finished(f, peer);
+        if self.parts.len() < MAX_PARTS {
+            self.parts.insert(peer.pid);
+        }
         if let Some(log) = &mut self.log
             && let Err(e) = log.write(f, peer, &assessed)
             && !self.log_failed

@@ -9,10 +9,13 @@ use crate::{
     kubernetes::Found,
     metrics::{Own, TargetInfo},
     probe::{self, Capture, process},
+    usage::MAX_PROCESSES,
 };
 
 /// How often targets are searched for an io_uring.
 const URING_NS: u64 = 2_000_000_000;
+/// How often it is measured what targets use.
+const USAGE_NS: u64 = 5_000_000_000;
 
 /// What kernel sides counted that are gone: counters only go up.
 #[derive(Debug, Default)]
@@ -99,6 +102,22 @@ impl Agent {
         self.out.metrics.set_own(own);
         self.out.metrics.tick(now);
         self.out.flush();
+        if now >= self.next_usage {
+            self.next_usage = now + USAGE_NS;
+            self.measure();
+        }
+    }
+
+    /// Has what targets use looked at: those that take part in LLM requests first.
+    fn measure(&mut self) {
+        let Some(usage) = &self.usage else { return };
+        let mut pids = self.capture.target_pids();
+        pids.extend(self.wanted.covered());
+        pids.retain(|pid| *pid != std::process::id());
+        pids.sort_unstable_by_key(|pid| (!self.out.takes_part(*pid), *pid));
+        pids.dedup();
+        pids.truncate(MAX_PROCESSES);
+        usage.look(pids);
     }
 
     /// Targets that are in pods, as far as they are known.

@@ -1,14 +1,12 @@
-//! From the aggregate to what the `prometheus` crate encodes.
+//! From the aggregate to families of metrics.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-
 use super::cost::TYPES;
-use super::defs::{self, Def};
+use super::defs;
+use super::families::{Families, Form};
 use super::hist::{COST, FIRST, Hist, NANO, RATIO, RATIO_UNIT, TOKENS};
 use super::policy::{Bounds, Policy};
 use super::process::Process;
@@ -20,31 +18,11 @@ use crate::llm::Role;
 
 const SECONDS: f64 = 1e9;
 
-pub(super) struct Collect {
-    shared: Arc<Shared>,
-    descs: Vec<Desc>,
-}
-
-impl Collect {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let desc = |def: &Def| {
-            let base = if def.base { defs::BASE } else { &[] };
-            let labels = base.iter().chain(def.labels).map(|l| (*l).to_owned()).collect();
-            Desc::new(def.name.to_owned(), def.help.to_owned(), labels, HashMap::new())
-        };
-        // A test has each of them.
-        Self { shared, descs: defs::ALL.iter().filter_map(|def| desc(def).ok()).collect() }
-    }
-}
-
-impl Collector for Collect {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let snapshot = {
-            let s = self.shared.lock();
+impl Shared {
+    /// Everything, in that form.
+    pub(super) fn encode(&self, form: Form, gzip: bool) -> Vec<u8> {
+        let mut snapshot = {
+            let s = self.lock();
             Snapshot {
                 policy: s.policy.clone(),
                 all: s.series.iter().map(|(b, s)| (b.clone(), s.clone())).collect(),
@@ -57,8 +35,11 @@ impl Collector for Collect {
                 outgoing: s.outgoing.clone(),
             }
         };
+        // A scrape is like the one before it, so that it packs well and can be compared.
+        snapshot.all.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        snapshot.in_flight.sort_unstable();
         let Snapshot { policy, all, in_flight, own, .. } = &snapshot;
-        let mut out = Families::default();
+        let mut out = Families::new(form, gzip);
         requests(&mut out, all);
         times(&mut out, all, &policy.bounds);
         tokens(&mut out, all);
@@ -70,7 +51,7 @@ impl Collector for Collect {
         targets(&mut out, &snapshot.targets);
         sent(&mut out, &snapshot.outgoing);
         process(&mut out, Process::read());
-        out.0
+        out.finish()
     }
 }
 
@@ -88,82 +69,6 @@ struct Snapshot {
 }
 
 type All = [(Base, Arc<Series>)];
-
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
-impl Families {
-    fn push(&mut self, def: &Def, metrics: Vec<Metric>) {
-        let mut family = MetricFamily::default();
-        family.set_name(def.name.to_owned());
-        family.set_help(def.help.to_owned());
-        family.set_field_type(def.kind);
-        family.set_metric(metrics);
-        self.0.push(family);
-    }
-
-    /// Counters or gauges.
-    fn add<'a, const N: usize>(
-        &mut self,
-        def: &Def,
-        values: impl Iterator<Item = (Option<&'a Base>, [&'a str; N], f64)>,
-    ) {
-        let metrics = values.map(|(base, more, value)| {
-            let mut metric = Metric::from_label(label_pairs(def, base, &more));
-            if def.kind == MetricType::COUNTER {
-                let mut counter = Counter::default();
-                counter.set_value(value);
-                metric.set_counter(counter);
-            } else {
-                let mut gauge = Gauge::default();
-                gauge.set_value(value);
-                metric.set_gauge(gauge);
-            }
-            metric
-        });
-        self.push(def, metrics.collect());
-    }
-
-    fn one(&mut self, def: &Def, value: Option<f64>) {
-        self.add(def, value.into_iter().map(|v| (None, [], v)));
-    }
-
-    /// Histograms, those without an observation left out.
-    fn hist<'a, const N: usize>(
-        &mut self,
-        def: &Def,
-        (bounds, unit): (&[u64], f64),
-        values: impl Iterator<Item = (&'a Base, [&'a str; N], &'a Hist)>,
-    ) {
-        let metrics = values.filter(|(_, _, hist)| !hist.is_empty()).map(|(base, more, hist)| {
-            let mut metric = Metric::from_label(label_pairs(def, Some(base), &more));
-            metric.set_histogram(hist.proto(bounds, unit));
-            metric
-        });
-        self.push(def, metrics.collect());
-    }
-}
-
-fn label_pairs(def: &Def, base: Option<&Base>, more: &[&str]) -> Vec<LabelPair> {
-    debug_assert!(def.base == base.is_some() && def.labels.len() == more.len(), "{}", def.name);
-    let mut pairs = Vec::with_capacity(defs::BASE.len() + more.len());
-    let mut push = |name: &str, value: &str| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.to_owned());
-        pair.set_value(value.to_owned());
-        pairs.push(pair);
-    };
-    if let Some(base) = base {
-        push("role", labels::role(base.role));
-        push("server", &base.server);
-        push("endpoint", base.endpoint);
-        push("model", &base.model);
-    }
-    for (name, value) in def.labels.iter().zip(more) {
-        push(name, value);
-    }
-    pairs
-}
 
 fn requests(out: &mut Families, all: &All) {
     // Statuses are the only numbers among the labels.

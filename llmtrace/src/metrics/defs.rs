@@ -23,6 +23,7 @@ macro_rules! defs {
             labels: &[$($label),*],
             help: $help,
         };)+
+        #[cfg(test)]
         pub(super) const ALL: &[Def] = &[$($id),+];
     };
 }

@@ -178,22 +178,20 @@ impl Hist {
         self.counts.is_empty()
     }
 
-    /// As the wire has it, every value divided by `unit`.
-    pub(super) fn proto(&self, bounds: &[u64], unit: f64) -> prometheus::proto::Histogram {
-        let mut total = 0;
-        let mut buckets = Vec::with_capacity(bounds.len());
-        for (bound, count) in bounds.iter().zip(&self.counts) {
-            total += count;
-            let mut bucket = prometheus::proto::Bucket::default();
-            bucket.set_upper_bound(*bound as f64 / unit);
-            bucket.set_cumulative_count(total);
-            buckets.push(bucket);
-        }
-        let mut h = prometheus::proto::Histogram::default();
-        h.set_bucket(buckets);
-        h.set_sample_count(self.counts.iter().sum());
-        h.set_sample_sum(self.sum as f64 / unit);
-        h
+    /// How many were at most each bound, and how many there are.
+    pub(super) fn cumulative(&self, bounds: usize) -> impl Iterator<Item = u64> {
+        self.counts.iter().take(bounds + 1).scan(0, |total, n| {
+            *total += n;
+            Some(*total)
+        })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(super) fn sum(&self) -> u128 {
+        self.sum
     }
 }
 

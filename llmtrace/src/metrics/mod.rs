@@ -13,11 +13,12 @@
 mod collect;
 mod cost;
 mod defs;
+mod families;
 mod health;
 mod hist;
 pub mod labels;
 pub mod policy;
-mod process;
+pub(crate) mod process;
 mod sent;
 mod series;
 mod slo;
@@ -26,10 +27,9 @@ mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::{Encoder, ProtobufEncoder, Registry, TextEncoder};
-
 use crate::llm::{Finished, Ns, Peer, Role};
 
+pub use families::Form;
 pub use health::Health;
 pub use policy::Policy;
 pub use sent::{AnomalyGauge, Sent};
@@ -37,10 +37,10 @@ pub use series::MAX_SERIES;
 use series::State;
 pub use slo::Judged;
 
-/// Content type of [`Metrics::encode_text`].
+/// Content type of [`Form::Text`].
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Content type of [`Metrics::encode_protobuf`].
+/// Content type of [`Form::Protobuf`].
 pub const PROTOBUF_FORMAT: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
@@ -113,7 +113,6 @@ pub struct TargetInfo {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     shared: Arc<Shared>,
-    registry: Registry,
 }
 
 #[derive(Debug)]
@@ -130,12 +129,7 @@ impl Shared {
 
 impl Metrics {
     pub fn new(policy: Policy) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::new(State::new(policy)) });
-        let registry = Registry::new();
-        let collector = collect::Collect::new(shared.clone());
-        let registered = registry.register(Box::new(collector));
-        debug_assert!(registered.is_ok(), "{registered:?}");
-        Self { shared, registry }
+        Self { shared: Arc::new(Shared { state: Mutex::new(State::new(policy)) }) }
     }
 
     /// Judges by another policy from here on.
@@ -210,23 +204,14 @@ impl Metrics {
         self.shared.lock().backend = Some(backend);
     }
 
-    /// Everything, in the Prometheus text format 0.0.4.
-    pub fn encode_text(&self) -> String {
-        let mut text = String::new();
-        let encoded = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
-        debug_assert!(encoded.is_ok(), "{encoded:?}");
-        text
+    /// Everything, in that form; packed with gzip if asked.
+    pub fn encode(&self, form: Form, gzip: bool) -> Vec<u8> {
+        self.shared.encode(form, gzip)
     }
 
-    /// Everything, as Prometheus' protocol buffers, each after its length.
-    pub fn encode_protobuf(&self) -> Vec<u8> {
-        // The encoder takes a family without a metric for a mistake.
-        let mut families = self.registry.gather();
-        families.retain(|family| !family.get_metric().is_empty());
-        let mut bytes = Vec::new();
-        let encoded = ProtobufEncoder::new().encode(&families, &mut bytes);
-        debug_assert!(encoded.is_ok(), "{encoded:?}");
-        bytes
+    /// Everything, in the Prometheus text format 0.0.4.
+    pub fn encode_text(&self) -> String {
+        String::from_utf8(self.encode(Form::Text, false)).unwrap_or_default()
     }
 }
 

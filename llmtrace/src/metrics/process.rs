@@ -3,7 +3,7 @@
 use std::fs;
 
 /// `USER_HZ`, in which the kernel reports times whatever its own tick is.
-const USER_HZ: f64 = 100.0;
+pub(crate) const USER_HZ: f64 = 100.0;
 
 /// What could be read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,13 +39,13 @@ impl Process {
 }
 
 /// The first number after the name with which a line starts.
-fn field(text: &str, name: &str) -> Option<f64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<f64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
 /// A field of `/proc/pid/stat`, numbered as in proc(5). The second may contain anything.
-fn ticks(stat: &str, number: usize) -> Option<f64> {
+pub(crate) fn ticks(stat: &str, number: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }

@@ -21,7 +21,7 @@ const EXPIRE_NS: Ns = 1_000_000_000;
 const MAX_REQUESTS: usize = 128;
 
 /// The base labels.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Base {
     pub(super) role: Role,
     pub(super) server: Arc<str>,

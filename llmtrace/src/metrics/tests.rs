@@ -1,5 +1,8 @@
 //! What a scrape shows of scripted exchanges, and that hostile labels stay bounded.
 
+mod exposition;
+mod policy;
+
 use super::*;
 use crate::llm::{Outcome, Phase, Usage};
 
@@ -111,6 +114,7 @@ fn table() -> String {
     let mut table =
         "| Name | Type | Labels beside the base | Definition |\n|---|---|---|---|\n".to_owned();
     for def in defs::ALL {
+        assert!(!def.help.contains(['\\', '\n']), "{}: the text has it as it is", def.name);
         let labels: Vec<_> = def.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = match (labels.is_empty(), def.base) {
             (true, true) => "-".to_owned(),

@@ -1,62 +1,41 @@
 //! `/metrics` in the form that the client asks for.
 
-use std::io::Write;
-
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
-use crate::metrics::{Metrics, PROTOBUF_FORMAT, TEXT_FORMAT};
-
-/// Shorter bodies are not worth it.
-const MIN_GZIP: usize = 1024;
+use crate::metrics::{Form, Metrics, PROTOBUF_FORMAT, TEXT_FORMAT};
 
 /// How a client wants it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Form {
-    protobuf: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    form: Form,
     gzip: bool,
 }
 
-impl Form {
-    pub(super) fn asked(headers: &HeaderMap) -> Self {
+impl Wanted {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let protobuf = prefers_protobuf(&list(headers, header::ACCEPT));
         Self {
-            protobuf: prefers_protobuf(&list(headers, header::ACCEPT)),
+            form: if protobuf { Form::Protobuf } else { Form::Text },
             gzip: takes_gzip(&list(headers, header::ACCEPT_ENCODING)),
         }
     }
 
     pub(super) fn encode(self, metrics: &Metrics) -> Response {
-        let (kind, bytes) = if self.protobuf {
-            (PROTOBUF_FORMAT, metrics.encode_protobuf())
-        } else {
-            (TEXT_FORMAT, metrics.encode_text().into_bytes())
+        let kind = match self.form {
+            Form::Text => TEXT_FORMAT,
+            Form::Protobuf => PROTOBUF_FORMAT,
         };
         let mut response = Response::builder()
             .header(header::CONTENT_TYPE, kind)
             .header(header::VARY, "accept, accept-encoding");
-        let bytes = match self.gzip.then(|| gzip(&bytes)).flatten() {
-            Some(packed) => {
-                response = response.header(header::CONTENT_ENCODING, "gzip");
-                packed
-            }
-            None => bytes,
-        };
+        if self.gzip {
+            response = response.header(header::CONTENT_ENCODING, "gzip");
+        }
         // The headers are constants: a test has each of them.
-        response.body(Body::from(bytes)).unwrap_or_default()
+        response.body(Body::from(metrics.encode(self.form, self.gzip))).unwrap_or_default()
     }
-}
-
-fn gzip(bytes: &[u8]) -> Option<Vec<u8>> {
-    if bytes.len() < MIN_GZIP {
-        return None;
-    }
-    // The fastest level takes 95 % off the text already.
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 16), Compression::fast());
-    encoder.write_all(bytes).ok()?;
-    encoder.finish().ok()
 }
 
 /// Everything that headers of that name list, in lower case.

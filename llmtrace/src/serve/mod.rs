@@ -29,7 +29,7 @@ use crate::llm::Ns;
 use crate::metrics::Metrics;
 
 pub use api::everything;
-use exposition::Form;
+use exposition::Wanted;
 pub use thread::start;
 use web::Listener;
 
@@ -92,13 +92,13 @@ pub fn router(state: State) -> Router {
 }
 
 async fn metrics(Shared(inner): Shared<Inner>, headers: HeaderMap) -> Response {
-    let form = Form::asked(&headers);
+    let wanted = Wanted::of(&headers);
     let unavailable = || StatusCode::SERVICE_UNAVAILABLE.into_response();
     let Ok(permit) = inner.scrapes.acquire_owned().await else { return unavailable() };
     // Thousands of series take long enough to be in the way of the drain.
     let response = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        form.encode(&inner.state.metrics)
+        wanted.encode(&inner.state.metrics)
     });
     response.await.unwrap_or_else(|_| unavailable())
 }

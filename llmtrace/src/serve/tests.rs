@@ -47,6 +47,27 @@ async fn routes() {
         let text = ask(at, &format!("/api/v1/summary?{wrong}")).await;
         assert!(text.starts_with("HTTP/1.1 400") && text.contains("{\"error\":"), "{text}");
     }
+    // As Prometheus asks, and what it then gets.
+    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;\
+                      encoding=delimited;q=0.6,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+    let mut c = tokio::net::TcpStream::connect(at).await.unwrap();
+    let head = format!(
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\n\
+             Connection: close\r\n\r\n"
+    );
+    c.write_all(head.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    c.read_to_end(&mut bytes).await.unwrap();
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    assert!(head.contains("content-type: application/vnd.google.protobuf; proto=io."), "{head}");
+    assert!(head.contains("content-encoding: gzip") && head.contains("vary: accept"), "{head}");
+    let mut plain = Vec::new();
+    let mut unpack = flate2::read::GzDecoder::new(&bytes[end..]);
+    io::copy(&mut unpack, &mut plain).unwrap();
+    let name = b"llmtrace_build_info";
+    assert!(plain.windows(name.len()).any(|w| w == name));
+
     let text = ask(at, "/api/v1/anomalies").await;
     assert!(text.contains("content-type: application/json"), "{text}");
     assert!(text.ends_with("{\"active\":[],\"ended\":[]}\n"), "{text}");

@@ -161,6 +161,7 @@ const OTHERS: &[&str] = &[
     "run",
     "serve",
     "ui",
+    "usage",
 ];
 
 fn denied<'a>(path: &[String], must_not: &[&'a str]) -> Option<&'a str> {
