@@ -25,7 +25,7 @@ function filled(expr) {
 const number = (v) => (v >= 100 ? v.toFixed(0) : v >= 10 ? v.toFixed(1) : v >= 1 ? v.toFixed(2) : v.toPrecision(2));
 
 function scaled(v, decimals, steps) {
-  if (v === 0) return ["0", steps.at(-1)[1]];
+  if (v === 0) return ["0", ""];
   const [factor, name] = steps.find(([f]) => Math.abs(v) >= f) ?? steps.at(-1);
   const short = v / factor;
   return [decimals === undefined ? String(+number(short)) : short.toFixed(decimals), name];
@@ -38,7 +38,7 @@ function shown(v, unit, decimals) {
     case "bytes": return scaled(v, decimals, [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]]);
     case "Bps": return scaled(v, decimals, [[1e6, "MB/s"], [1e3, "kB/s"], [1, "B/s"]]);
     default: {
-      const name = { reqps: "req/s", rps: "rd/s", ops: "ops/s" }[unit] ?? (unit === "short" ? "" : unit);
+      const name = { reqps: "req/s", recps: "rec/s", ops: "ops/s" }[unit] ?? (unit === "short" ? "" : unit);
       const [text, scale] = scaled(v, decimals, [[1e6, "M"], [1e3, "K"], [1e-9, ""]].map(([f, n]) => [f === 1e-9 ? 1 : f, n]));
       return [text + scale, name];
     }
@@ -126,7 +126,7 @@ async function timeseries(panel, box, w, h) {
     width: w, height: h - 54, legend: { show: false }, cursor: { show: false }, padding: [8, 8, 0, 0],
     scales: {
       x: { time: true },
-      y: { range: [0, Math.min(most * 1.08 || 1, defaults.max ?? Infinity)] },
+      y: { range: [0, defaults.max ?? (most * 1.08 || 1)] },
       r: { range: (_, lo, hi) => [0, hi * 1.1 || 1] },
     },
     axes: [
@@ -229,13 +229,19 @@ async function heatmap(panel, box, w, h) {
   }
 }
 
+/** The next number of which a quarter is a good place for a line. */
+function round(v) {
+  const unit = 10 ** Math.floor(Math.log10(v));
+  return unit * [1.2, 1.6, 2, 3.2, 4, 6, 8, 10, 12].find((n) => n * unit >= v);
+}
+
 async function xychart(panel, box, w, h) {
   const { all } = await series(panel, 2);
   if (all.length < 2) return none(panel, box);
   const [x, y] = all.map((s) => s.line);
   const points = x.map((v, n) => [v, y[n]]).filter(([a, b]) => a !== null && b !== null);
   const left = 58, bottom = 24, ink = canvas(box, w, h - 32), high = h - 32 - bottom - 8, broad = w - left - 14;
-  const maxX = Math.max(...points.map((p) => p[0])) * 1.05, maxY = Math.max(...points.map((p) => p[1])) * 1.08;
+  const [maxX, maxY] = [0, 1].map((n) => round(Math.max(...points.map((p) => p[n]))));
   ink.fillStyle = DIM;
   ink.strokeStyle = LINE;
   for (let n = 0; n <= 4; n++) {
