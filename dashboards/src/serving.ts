@@ -268,9 +268,12 @@ const tokens = [
   lines(
     {
       title: "Cost per hour", unit: "short", width: 8, noValue: "no [cost] in the agent's configuration",
-      description: "At the pace of now, by model, in the currency of the agent's configuration (llmtrace_cost_info).",
+      description: "At the pace of now, by model, in the currency of the agent's configuration (llmtrace_cost_info); and what GPUs cost while no request used them.",
     },
-    [range(`3600 * ${sum("model", `llm_cost_total{${BY}}`)}`, "{{model}}")],
+    [
+      range(`3600 * ${sum("model", `llm_cost_total{${BY}}`)}`, "{{model}}"),
+      range(`3600 * ${sum("", 'llm_cost_total{role="", type="gpu"}')}`, "idle GPUs"),
+    ],
   ),
   lines(
     {
@@ -380,7 +383,7 @@ const load = [
   lines(
     {
       title: "Quality of the answers", unit: "percentunit", width: 8,
-      description: "From the wire alone: answers cut at the token limit, answers without content, and how much of an answer repeats itself (p95). A bad quantisation or chat template shows here before users tell.",
+      description: "From the wire alone: answers cut at the token limit, answers without content, and how much of an answer repeats itself (p95, with --quality). A bad quantisation or chat template shows here before users tell.",
     },
     [
       range(`(${sum("", `llm_finish_total{${and('reason=~"length|max_tokens|max_output_tokens|limit"')}}`)} or vector(0)) / ${sum("", `llm_finish_total{${BY}}`)}`, "cut at the limit"),

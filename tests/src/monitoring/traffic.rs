@@ -139,10 +139,12 @@ fn app(n: usize, model: &str, clients: u64, faults: bool) -> Request {
         15 => ask.plan.drop_after = Some(4),
         // The kernel sends an event from a file: nobody sees its bytes, and the request is incomplete.
         17 => ask.plan.sendfile = Some(3),
+        // A success without a token.
+        19 => ask.max_tokens = 0,
         _ => {}
     }
     // Only a stream can end in its middle.
-    ask.stream |= matches!(kind, 7 | 11 | 13 | 15 | 17);
+    ask.stream |= matches!(kind, 7 | 11 | 13 | 15 | 17 | 19);
     let request = Request::new(format!("llmtrace-traffic/{n}"), &ask);
     match abort {
         Some(at) => request.abort(at, n % 40 >= 20),
