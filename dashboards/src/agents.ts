@@ -42,7 +42,7 @@ const health = [
   ),
   number(
     {
-      title: "Records", unit: "rps", width: 4,
+      title: "Records", unit: "recps", width: 4,
       description: "Records that the kernel programs hand over per second.",
     },
     range(`sum(rate(llmtrace_records_total{${BY}, layer="ring"}${RATE}))`, "records"),
@@ -50,7 +50,7 @@ const health = [
   ),
   number(
     {
-      title: "Lost records", unit: "rps", width: 4,
+      title: "Lost records", unit: "recps", width: 4,
       description: "Records lost between kernel and parser. Zero is normal; anything else makes requests incomplete.",
     },
     range(`sum(rate(llmtrace_lost_records_total{${BY}, ${REAL}}${RATE})) or vector(0)`, "lost"),
@@ -94,7 +94,7 @@ const health = [
 const loss = [
   stack(
     {
-      title: "Lost records", unit: "rps", width: 8, noValue: "nothing lost",
+      title: "Lost records", unit: "recps", width: 8, noValue: "nothing lost",
       description: "By the layer that lost them and why. `kernel ring_full`: the agent was not scheduled in time, or the ring is too small for the load.",
     },
     [range(rate("layer, reason", "llmtrace_lost_records_total", `${BY}, ${REAL}`), "{{layer}} {{reason}}")],

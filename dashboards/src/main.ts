@@ -5,6 +5,7 @@ import { join } from "node:path";
 
 import type { Dashboard, Panel } from "@grafana/grafana-foundation-sdk/dashboard";
 import type { Dataquery } from "@grafana/grafana-foundation-sdk/prometheus";
+import * as units from "@grafana/grafana-foundation-sdk/units";
 
 import { agents } from "./agents";
 import { serving } from "./serving";
@@ -12,9 +13,20 @@ import { serving } from "./serving";
 /** What Grafana would number by itself, but then differently on each load: links go astray. */
 function numbered(panel: Panel, id: number): void {
   panel.id = id;
+  known(panel);
   (panel.targets as Dataquery[] | undefined)?.forEach((target, n) => {
     target.refId ??= String.fromCharCode("A".charCodeAt(0) + n);
   });
+}
+
+/** A unit that Grafana does not know is shown as a word, and numbers are not scaled. */
+function known(panel: Panel): void {
+  const all = new Set<unknown>(Object.values(units));
+  const of = JSON.stringify(panel).matchAll(/"unit":"([^"]*)"|"id":"unit","value":"([^"]*)"/g);
+  for (const [, own, override] of of) {
+    const unit = own ?? override;
+    if (!all.has(unit)) throw new Error(`${panel.title}: Grafana has no unit ${unit}`);
+  }
 }
 
 function write(folder: string, board: Dashboard): void {

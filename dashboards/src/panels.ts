@@ -71,7 +71,7 @@ export function lines(about: About, queries: Query[]): timeseries.PanelBuilder {
     .min(0)
     .noValue(about.noValue ?? "no data")
     .lineWidth(1)
-    .fillOpacity(8)
+    .fillOpacity(0)
     .showPoints(common.VisibilityMode.Never)
     .colorScheme(
       new dashboard.FieldColorBuilder().mode(dashboard.FieldColorModeId.PaletteClassicByName),

@@ -56,15 +56,15 @@ function quantiles(about: About, metric: string) {
       range(quantile(0.95, metric), "p95"),
       range(quantile(0.5, metric), "p50"),
       range(mean(metric), "mean"),
-    ]).fillOpacity(0),
+    ]),
     QUANTILES,
   );
 }
 
-/** Without the mean, for what is zero most of the time. */
+/** What is next to nothing most of the time, and then is not. */
 function tail(about: About, metric: string) {
   return colours(
-    lines(about, [range(quantile(0.99, metric), "p99"), range(quantile(0.95, metric), "p95")]),
+    lines(about, [range(quantile(0.99, metric), "p99"), range(mean(metric), "mean")]),
     QUANTILES,
   );
 }
@@ -112,8 +112,8 @@ const health = [
   ),
   number(
     {
-      title: "Output tokens", unit: "tokens/s", width: 3,
-      description: "Output tokens per second, counted when their request ends.",
+      title: "Output tokens/s", unit: "short", width: 3,
+      description: "Counted when their request ends.",
     },
     range(sum("", `llm_tokens_total{${and('type="output"')}}`), "output"),
     NEUTRAL,
@@ -242,8 +242,8 @@ const latency = [
 const tokens = [
   lines(
     {
-      title: "Tokens by type", unit: "tokens/s", width: 8,
-      description: "Per second, when their request ends. Cached ones are part of prompt, reasoning ones of output.",
+      title: "Tokens per second", unit: "short", width: 8,
+      description: "By type, counted when their request ends. Cached ones are part of prompt, reasoning ones of output.",
     },
     [range(sum("type", `llm_tokens_total{${BY}}`), "{{type}}")],
   ),
@@ -268,9 +268,12 @@ const tokens = [
   lines(
     {
       title: "Cost per hour", unit: "short", width: 8, noValue: "no [cost] in the agent's configuration",
-      description: "At the pace of now, by model, in the currency of the agent's configuration (llmtrace_cost_info).",
+      description: "At the pace of now, by model, in the currency of the agent's configuration (llmtrace_cost_info); and what GPUs cost while no request used them.",
     },
-    [range(`3600 * ${sum("model", `llm_cost_total{${BY}}`)}`, "{{model}}")],
+    [
+      range(`3600 * ${sum("model", `llm_cost_total{${BY}}`)}`, "{{model}}"),
+      range(`3600 * ${sum("", 'llm_cost_total{role="", type="gpu"}')}`, "idle GPUs"),
+    ],
   ),
   lines(
     {
@@ -301,7 +304,7 @@ const waiting = [
   ),
   lines(
     {
-      title: "Wasted output tokens", unit: "tokens/s", width: 8,
+      title: "Wasted output tokens per second", unit: "short", width: 8,
       description: "Tokens of answers that nobody stayed for. If an engine does not notice that a client is gone, it goes on spending.",
     },
     [range(sum("server", `llm_wasted_tokens_total{${BY}}`), "{{server}}")],
@@ -320,12 +323,12 @@ const waiting = [
     },
     QUEUE,
   ),
-  tail(
+  lines(
     {
-      title: "Held back by slow clients", unit: "s", width: 8,
-      description: "Time for which the writes of a stream waited for a client, or a proxy, that reads slowly.",
+      title: "Streams held back by slow clients", unit: "short", width: 8,
+      description: "How many streams wait at a time, on average, because their client, or a proxy, reads slowly: seconds of waiting per second, counted when a stream ends.",
     },
-    BACKPRESSURE,
+    [range(sum("server", `${BACKPRESSURE}_sum{${BY}}`), "{{server}}")],
   ),
   tail(
     {
@@ -345,9 +348,7 @@ const load = [
       description: "TTFT p95 and inter-token latency p95 (left) over requests in flight (right). Latency that rises while the load does not is the server's.",
     },
     [range(quantile(0.95, TTFT), "TTFT p95"), range(quantile(0.95, ITL), "ITL p95"), inFlight],
-  )
-    .fillOpacity(0)
-    .overrideByName("in flight", [
+  ).overrideByName("in flight", [
       { id: "unit", value: "short" },
       { id: "custom.axisPlacement", value: "right" },
       { id: "custom.fillOpacity", value: 20 },
@@ -382,7 +383,7 @@ const load = [
   lines(
     {
       title: "Quality of the answers", unit: "percentunit", width: 8,
-      description: "From the wire alone: answers cut at the token limit, answers without content, and how much of an answer repeats itself (p95). A bad quantisation or chat template shows here before users tell.",
+      description: "From the wire alone: answers cut at the token limit, answers without content, and how much of an answer repeats itself (p95, with --quality). A bad quantisation or chat template shows here before users tell.",
     },
     [
       range(`(${sum("", `llm_finish_total{${and('reason=~"length|max_tokens|max_output_tokens|limit"')}}`)} or vector(0)) / ${sum("", `llm_finish_total{${BY}}`)}`, "cut at the limit"),

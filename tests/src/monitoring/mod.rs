@@ -155,7 +155,8 @@ impl Prometheus {
         Ok(result.iter().filter(|s| samples(s).iter().any(|v| v != "NaN")).count())
     }
 
-    fn now(&self) -> f64 {
+    /// Its clock, in seconds.
+    pub fn now(&self) -> f64 {
         let time = self.api("query", &[("query", "time()")]).expect("it knows the time");
         time["result"][0].as_f64().expect("a number")
     }

@@ -99,7 +99,10 @@ fn work(shared: &Shared, me: usize, address: &Address, whom: &Whom) {
         }
         let n = shared.next.fetch_add(1, Ordering::Relaxed);
         let request = match whom {
-            Whom::App(model) => app(n, model, shared.faults.load(Ordering::Relaxed)),
+            Whom::App(model) => {
+                let clients = shared.clients.load(Ordering::Relaxed) as u64;
+                app(n, model, clients, shared.faults.load(Ordering::Relaxed))
+            }
             Whom::Llama => llama(n),
         };
         if let Err(error) = connection.send(&request) {
@@ -109,8 +112,8 @@ fn work(shared: &Shared, me: usize, address: &Address, whom: &Whom) {
     }
 }
 
-/// One request in twenty of each kind of bad ending.
-fn app(n: usize, model: &str, faults: bool) -> Request {
+/// A server that slows down with its load, and one request in twenty of each kind of bad ending.
+fn app(n: usize, model: &str, clients: u64, faults: bool) -> Request {
     let tokens = 8 + (n as u64 * 7) % 50;
     let mut ask = Ask {
         model: model.into(),
@@ -120,8 +123,8 @@ fn app(n: usize, model: &str, faults: bool) -> Request {
         stream: n % 10 != 8,
         completions: n % 6 == 5,
         plan: Plan {
-            first_delay_ms: 15 + (n as u64 * 11) % 60,
-            interval_us: 1500 + (n as u64 * 131) % 6000,
+            first_delay_ms: 15 + (n as u64 * 11) % 40 + clients * clients,
+            interval_us: 1500 + (n as u64 * 131) % 4000 + clients * 200,
             ..Plan::default()
         },
     };
@@ -136,10 +139,12 @@ fn app(n: usize, model: &str, faults: bool) -> Request {
         15 => ask.plan.drop_after = Some(4),
         // The kernel sends an event from a file: nobody sees its bytes, and the request is incomplete.
         17 => ask.plan.sendfile = Some(3),
+        // A success without a token.
+        19 => ask.max_tokens = 0,
         _ => {}
     }
     // Only a stream can end in its middle.
-    ask.stream |= matches!(kind, 7 | 11 | 13 | 15 | 17);
+    ask.stream |= matches!(kind, 7 | 11 | 13 | 15 | 17 | 19);
     let request = Request::new(format!("llmtrace-traffic/{n}"), &ask);
     match abort {
         Some(at) => request.abort(at, n % 40 >= 20),
