@@ -20,17 +20,20 @@ pub struct Args {}
 
 pub fn run(_: &Args) -> Result<()> {
     build::run(&build::Args { release: true })?;
-    package()
+    package(false)
 }
 
-/// The package of the release build that is there.
-pub fn package() -> Result<()> {
+/// The package of the release build that is there; `fast`: large, but made in no time.
+pub fn package(fast: bool) -> Result<()> {
     let cargo_deb = cargo_deb()?;
     if apt::available() && on_path("dpkg-shlibdeps").is_none() {
         apt::ensure(&["dpkg-dev"], "it finds the libraries that the package needs")?;
     }
     pages()?;
     let mut command = sh::command(cargo_deb, ["--no-build", "--quiet", "--package", "llmtrace"]);
+    if fast {
+        command.arg("--fast");
+    }
     command.arg("--output").arg(folder().join("llmtrace.deb"));
     sh::run(&mut command)
 }

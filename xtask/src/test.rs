@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     fixtures::ensure()?;
     crate::dashboards::check()?;
     crate::build::run(&crate::build::Args { release: true })?;
-    crate::deb::package()?;
+    crate::deb::package(true)?;
     unit(args)?;
     end_to_end(args)
 }
