@@ -27,7 +27,8 @@ fn target(n: usize) -> String {
 
 fn exchange(n: usize, metrics: &Metrics) -> bool {
     let settings = Settings::default();
-    let (method, target) = (if n.is_multiple_of(3) { format!("M{n}") } else { "POST".into() }, target(n));
+    let (method, target) =
+        (if n.is_multiple_of(3) { format!("M{n}") } else { "POST".into() }, target(n));
     let head = RequestHead {
         method: &method,
         target: &target,
