@@ -27,7 +27,8 @@ fn target(n: usize) -> String {
 
 fn exchange(n: usize, metrics: &Metrics) -> bool {
     let settings = Settings::default();
-    let (method, target) = (if n % 3 == 0 { format!("M{n}") } else { "POST".into() }, target(n));
+    let (method, target) =
+        (if n.is_multiple_of(3) { format!("M{n}") } else { "POST".into() }, target(n));
     let head = RequestHead {
         method: &method,
         target: &target,
@@ -52,7 +53,7 @@ fn exchange(n: usize, metrics: &Metrics) -> bool {
     let peer =
         Peer { server: format!("server-{n}:80").into(), client: "".into(), pid: 1, tls: false };
     metrics.started(1, Role::Server, &peer.server, exchange.endpoint());
-    let status = if n % 2 == 0 { 200 } else { (n % 1_000) as u16 };
+    let status = if n.is_multiple_of(2) { 200 } else { (n % 1_000) as u16 };
     exchange.response_head(
         3,
         &ResponseHead {
@@ -81,7 +82,7 @@ fn invented_labels() {
     let metrics = Metrics::default();
     let counted = (0..INVENTED).filter(|n| exchange(*n, &metrics)).count();
     // A method that nobody knows makes no call of an LLM.
-    assert_eq!(counted, (0..INVENTED).filter(|n| n % 3 != 0).count());
+    assert_eq!(counted, (0..INVENTED).filter(|n| !n.is_multiple_of(3)).count());
     let text = metrics.encode_text();
     let values = |label: &str| -> HashSet<&str> {
         let label = format!("{label}=\"");
