@@ -164,7 +164,7 @@ mod tests {
                 meter.started(t);
             } else if !open.is_empty() {
                 let start = open.swap_remove((seed >> 20) as usize % open.len());
-                sum += meter.finished(start, seed % 5 != 0);
+                sum += meter.finished(start, !seed.is_multiple_of(5));
             }
         }
         for start in open {
