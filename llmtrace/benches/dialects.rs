@@ -3,12 +3,13 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Instant;
 
 use llmtrace::http::{Event, RequestParser, ResponseParser};
 use llmtrace::llm::{Exchange, Role, Settings};
 
 const EVENTS: usize = 10_000;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 7;
 const WORDS: [&str; 8] =
     [" the", " quick", " brown", "\\n\\n", " fox", " \\\"jumps\\\"", ".", " über"];
 
@@ -292,19 +293,12 @@ fn usual(framing: Framing, writes: &[Vec<u8>]) -> u64 {
     trees
 }
 
-/// Seconds of processor time of this thread: other work on the machine does not count.
-fn processor_time() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    let ns = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
-    ns.expect("nanoseconds") as f64 / 1e9
-}
-
-/// The best of some rounds, in seconds of processor time.
+/// The best of some rounds, in seconds.
 fn best(mut run: impl FnMut() -> u64) -> f64 {
     let rounds = (0..ROUNDS).map(|_| {
-        let start = processor_time();
+        let start = Instant::now();
         assert_eq!(black_box(run()), EVENTS as u64);
-        processor_time() - start
+        start.elapsed().as_secs_f64()
     });
     rounds.fold(f64::INFINITY, f64::min)
 }
