@@ -64,15 +64,7 @@ pub struct Ended {
 
 /// As the `outcome` label has it.
 fn outcome<S: Serializer>(outcome: &Outcome, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(match outcome {
-        Outcome::Success => "success",
-        Outcome::HttpError => "http_error",
-        Outcome::StreamError => "stream_error",
-        Outcome::ClientDisconnect(_) => "client_disconnect",
-        Outcome::ServerDisconnect => "server_disconnect",
-        Outcome::Timeout => "timeout",
-        Outcome::Incomplete => "incomplete",
-    })
+    to.serialize_str(outcome.name())
 }
 
 /// What is usual.

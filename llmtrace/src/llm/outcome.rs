@@ -58,6 +58,21 @@ pub enum Outcome {
     Incomplete,
 }
 
+impl Outcome {
+    /// As the `outcome` label has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::HttpError => "http_error",
+            Self::StreamError => "stream_error",
+            Self::ClientDisconnect(_) => "client_disconnect",
+            Self::ServerDisconnect => "server_disconnect",
+            Self::Timeout => "timeout",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
 /// Where a token count comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenSource {

@@ -70,15 +70,7 @@ pub fn role(role: Role) -> &'static str {
 
 /// As the `outcome` label has it.
 pub fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Success => "success",
-        Outcome::HttpError => "http_error",
-        Outcome::StreamError => "stream_error",
-        Outcome::ClientDisconnect(_) => "client_disconnect",
-        Outcome::ServerDisconnect => "server_disconnect",
-        Outcome::Timeout => "timeout",
-        Outcome::Incomplete => "incomplete",
-    }
+    outcome.name()
 }
 
 /// How far a response had come when its client left.
