@@ -25,7 +25,8 @@ pub mod place {
 #[derive(Clone, Copy)]
 pub struct Memory {
     pub base: u64,
-    /// Bytes of the buffer, or of the first segment, that are not part of the call.
+    /// Bytes of the buffer, or of the first segments, that are not part of the call or were passed
+    /// on before.
     pub skip: u64,
     /// Segments of an iovec.
     pub count: u32,

@@ -27,6 +27,8 @@ pub enum Calls {
     Peek,
     /// `recvfrom` with `MSG_WAITALL` of a whole request, whose length a `MSG_PEEK` has told.
     Waitall,
+    /// The same by `recvmsg` into three buffers; `write`.
+    WaitallMsg,
     /// `read`, `write`; closed by `dup2` of another file over the descriptor.
     Dup2,
     /// `read`, `write`; closed by `close_range`.
@@ -69,7 +71,17 @@ impl Socket {
     fn whole_request(&self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.recv(buf, libc::MSG_PEEK)?;
         let len = crate::servers::http::length(&buf[..n]).unwrap_or(n).min(buf.len());
-        self.recv(&mut buf[..len], libc::MSG_WAITALL)
+        let buf = &mut buf[..len];
+        if self.calls == Calls::Waitall {
+            return self.recv(buf, libc::MSG_WAITALL);
+        }
+        let (head, tail) = buf.split_at_mut(len.saturating_sub(30));
+        let (middle, end) = tail.split_at_mut(tail.len().min(20));
+        let mut bufs = [head, middle, end]
+            .map(|buf| libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() });
+        let mut one = message(&mut bufs);
+        // SAFETY: the message names the buffers, which are borrowed for the call.
+        result(unsafe { libc::recvmsg(self.fd.as_raw_fd(), &mut one.msg_hdr, libc::MSG_WAITALL) })
     }
 }
 
@@ -77,11 +89,11 @@ fn result(n: isize) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-fn message(iov: &mut libc::iovec) -> libc::mmsghdr {
+fn message(bufs: &mut [libc::iovec]) -> libc::mmsghdr {
     // SAFETY: a message of zeros is an empty one.
     let mut message: libc::mmsghdr = unsafe { zeroed() };
-    message.msg_hdr.msg_iov = iov;
-    message.msg_hdr.msg_iovlen = 1;
+    message.msg_hdr.msg_iov = bufs.as_mut_ptr();
+    message.msg_hdr.msg_iovlen = bufs.len();
     message
 }
 
@@ -128,7 +140,7 @@ impl Read for Socket {
             }
             Calls::Recvfrom => self.recv(buf, 0),
             Calls::Recvmsg | Calls::Recvmmsg => {
-                let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: second };
+                let mut iov = [libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: second }];
                 let mut one = message(&mut iov);
                 if self.calls == Calls::Recvmsg {
                     // SAFETY: the message names the buffer, which is borrowed for the call.
@@ -142,7 +154,7 @@ impl Read for Socket {
                 self.recv(buf, libc::MSG_PEEK)?;
                 Ok(rustix::io::read(&*self.fd, buf)?)
             }
-            Calls::Waitall => self.whole_request(buf),
+            Calls::Waitall | Calls::WaitallMsg => self.whole_request(buf),
             Calls::Read | Calls::Sendmmsg | Calls::Dup2 | Calls::CloseRange => {
                 Ok(rustix::io::read(&*self.fd, buf)?)
             }
@@ -154,7 +166,8 @@ impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let fd = self.fd.as_raw_fd();
         let (a, b) = buf.split_at(buf.len().min(10));
-        let mut iov = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+        let mut iov =
+            [libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() }];
         match self.calls {
             Calls::Readv => Ok(writev(&*self.fd, &[IoSlice::new(a), IoSlice::new(b)])?),
             Calls::Preadv2 => {
@@ -185,7 +198,7 @@ impl Write for Socket {
                 let n = unsafe { libc::sendmmsg(fd, &mut one, 1, libc::MSG_NOSIGNAL) };
                 result(n as isize).map(|_| one.msg_len as usize)
             }
-            Calls::Read | Calls::Recvmmsg | Calls::Dup2 | Calls::CloseRange => {
+            Calls::Read | Calls::Recvmmsg | Calls::WaitallMsg | Calls::Dup2 | Calls::CloseRange => {
                 Ok(rustix::io::write(&*self.fd, buf)?)
             }
         }

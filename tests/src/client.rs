@@ -15,6 +15,9 @@ use crate::sse::Answer;
 /// Nothing in these tests is silent for longer.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
+/// What comes late of a request, if anything does.
+const LATE_BYTES: usize = 20;
+
 /// When the client leaves of its own accord, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
@@ -115,6 +118,7 @@ pub struct Connection {
     address: Address,
     stream: Option<Stream>,
     keep: Keep,
+    pause: Duration,
     tokens: Arc<AtomicU64>,
     buf: Vec<u8>,
 }
@@ -134,6 +138,7 @@ impl Connection {
             address: address.clone(),
             stream: None,
             keep: Keep::Always,
+            pause: Duration::ZERO,
             tokens: Arc::default(),
             buf: vec![0; 256 * 1024],
         }
@@ -142,6 +147,13 @@ impl Connection {
     #[must_use]
     pub fn keep(mut self, keep: Keep) -> Self {
         self.keep = keep;
+        self
+    }
+
+    /// Waits before it sends the last bytes of a request ([`LATE_BYTES`]).
+    #[must_use]
+    pub fn pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
         self
     }
 
@@ -178,7 +190,14 @@ impl Connection {
             outcome: "server_disconnect",
             ..Record::default()
         };
-        stream.write_all(&bytes)?;
+        let (first, late) = bytes.split_at(bytes.len().saturating_sub(LATE_BYTES));
+        if self.pause.is_zero() {
+            stream.write_all(&bytes)?;
+        } else {
+            stream.write_all(first)?;
+            std::thread::sleep(self.pause);
+            stream.write_all(late)?;
+        }
         let mut response = Response::default();
         while !response.is_done() {
             if let Some(abort) = request.abort

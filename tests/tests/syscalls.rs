@@ -157,22 +157,19 @@ fn a_half_close_by_the_client() {
 /// One read of a body that comes in pieces: it counts as received when the last piece is there.
 #[test]
 fn a_read_that_waits_for_all() {
-    each("waitall", |_, server, agent| {
-        let bytes = Request::new("calls/all", &Ask::default()).encode();
-        let head = bytes.len() - 20;
-        let mut stream = server.address.connect().unwrap();
-        stream.write_all(&bytes[..head]).unwrap();
-        thread::sleep(Duration::from_millis(30));
-        stream.write_all(&bytes[head..]).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        assert!(answer.ends_with(b"0\r\n\r\n"));
-        agent.wait_for_requests("server", 1);
-        let entries = agent.stop();
-        assert_eq!(entries.len(), 1);
-        assert_eq!((&*entries[0].outcome, entries[0].token_events), ("success", 16));
-    });
+    for calls in ["waitall", "waitall-msg"] {
+        each(calls, |_, server, agent| {
+            let mut client = Connection::new(&server.address).pause(Duration::from_millis(30));
+            let records: Vec<_> = (0..2)
+                .map(|n| {
+                    let name = format!("{calls}/{n}");
+                    client.send(&Request::new(name, &Ask::default())).unwrap()
+                })
+                .collect();
+            agent.wait_for_requests("server", records.len());
+            assert_same(&records, &agent.stop());
+        });
+    }
 }
 
 /// One message by a call that could take several.

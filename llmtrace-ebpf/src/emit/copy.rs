@@ -230,7 +230,13 @@ extern "C" fn segment_step() -> i32 {
         work.fault = 1;
         return 1;
     };
-    let mut rest = segment.len.wrapping_sub(u64::from(work.inside));
+    if u64::from(work.inside) > segment.len {
+        // What was passed on before reaches past this one.
+        work.inside -= segment.len as u32;
+        work.index += 1;
+        return 0;
+    }
+    let mut rest = segment.len - u64::from(work.inside);
     if rest > u64::from(work.left) {
         rest = u64::from(work.left);
     }

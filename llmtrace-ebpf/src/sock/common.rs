@@ -235,10 +235,11 @@ fn announce(call: &mut First) -> Option<i32> {
         header.flags = flag::SEQ32;
         call.pos = sequence::<Probed>(way, sock)?.wrapping_sub(call.done).into();
         let read = next_read::<Probed>(sock)?;
+        let written: u32 = field(sock, &TCP_WRITE_SEQ)?;
+        header.flags |= flag::REACHED;
+        header.pos = both(written.into(), read.wrapping_sub(call.done).into());
         if is_fresh(sock, read, call.done)? {
-            header.flags |= flag::FRESH | flag::REACHED;
-            let written: u32 = field(sock, &TCP_WRITE_SEQ)?;
-            header.pos = both(written.into(), read.wrapping_sub(call.done).into());
+            header.flags |= flag::FRESH;
         }
     } else {
         header.flags = flag::RESET;

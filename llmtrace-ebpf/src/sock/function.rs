@@ -8,7 +8,7 @@ use super::call::{self, Caller, MSG_ERRQUEUE, MSG_OOB, ReadEnd};
 use crate::{
     emit,
     kernel::Access,
-    memory::{self, Memory, place},
+    memory::{self, Memory},
     stash::{self, Stash, call as under_way},
     target,
 };
@@ -123,15 +123,7 @@ pub fn receive_ends<A: Access>(ret: i64) -> Option<()> {
 #[inline(always)]
 fn pass_on<A: Access>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()> {
     let sock = stash.sock;
-    let memory = match (stash.pos, stash.memory.place) {
-        (0, _) => stash.memory,
-        (done, place::BUFFER) => {
-            let Memory { base, skip, .. } = stash.memory;
-            Memory::buffer(base.wrapping_add(skip).wrapping_add(done))
-        }
-        // The middle of an iovec, after a wait for more: too rare to be walked to.
-        _ => Memory::OPAQUE,
-    };
+    let memory = Memory { skip: stash.memory.skip + stash.pos, ..stash.memory };
     let inode = A::inode(sock)?;
     let read = ReadEnd { sock, inode, memory, enter: stash.enter, ret, flags: stash.flags };
     call::read_ends::<A>(&read, Caller { pid, tid, how: stash.generation });

@@ -277,7 +277,7 @@ fn io_of(regs: u64) -> Option<Io> {
     args::io(nr, &args::registers(regs)?)
 }
 
-/// Less than `function::receive_ends` does, for its stack: what had been passed on before is not.
+/// As `function::receive_ends`; for its stack, a function of its own.
 #[inline(never)]
 fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
     let new = if ret > 0 { ret - stash.pos as i64 } else { ret };
@@ -288,7 +288,7 @@ fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
     let read = ReadEnd {
         sock: stash.sock,
         inode,
-        memory: if stash.pos == 0 { stash.memory } else { Memory::OPAQUE },
+        memory: Memory { skip: stash.memory.skip + stash.pos, ..stash.memory },
         enter: stash.enter,
         ret: new,
         flags: stash.flags,

@@ -97,50 +97,14 @@ fn mount(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// How often at most a run is made again of which the kernel skipped a probe.
-const RUNS_AGAIN: usize = 3;
-
 /// All scenarios under one back end, unless the agent refuses it or `auto` chose one that is asked
 /// for by itself too.
-///
-/// Now and then a kernel skips a kprobe, which it counts where no program can see it. The agent then
-/// knows that bytes were read and not which, and says so; such a run is made again.
 fn under(
     backend: Backend,
     asked: &[Backend],
-    servers: (&Servers, &Server),
+    (servers, preempted): (&Servers, &Server),
     report: &mut Report,
 ) -> Result<()> {
-    let mut run = once(backend, asked, servers)?;
-    for _ in 0..RUNS_AGAIN {
-        if !run.skipped {
-            break;
-        }
-        println!("vm: {}: the kernel skipped a probe, as the agent said: again", backend.name());
-        run = once(backend, asked, servers)?;
-    }
-    run.lines.iter().try_for_each(|line| report.add(line))
-}
-
-/// What came of one agent.
-struct Run {
-    lines: Vec<Line>,
-    /// Something differs, and the agent was told of bytes without where they were, though its hooks
-    /// see all kinds of calls.
-    skipped: bool,
-}
-
-impl Run {
-    fn of(line: Line) -> Self {
-        Self { lines: vec![line], skipped: false }
-    }
-}
-
-fn once(
-    backend: Backend,
-    asked: &[Backend],
-    (servers, preempted): (&Servers, &Server),
-) -> Result<Run> {
     let begin = clock::now();
     let early = Early::open(servers);
     let options = Options::default().arg("--backend", backend.name()).pid(preempted.id());
@@ -154,19 +118,18 @@ fn once(
             let ready = printed.lines().find(|line| line.starts_with("ready "));
             let said = Said::Ready(ready.context("no ready line")?.to_owned());
             let chosen = said.chosen().unwrap_or_default().to_owned();
-            let mut run = Run::of(Line::Agent { backend, said, seconds });
+            report.add(&Line::Agent { backend, said, seconds })?;
             if backend.only_starts(&chosen, asked) {
                 agent.kill();
-            } else {
-                capture((backend, &chosen), agent, early, (servers, preempted), &mut run);
+                return Ok(());
             }
-            return Ok(run);
+            return capture((backend, &chosen), agent, early, (servers, preempted), report);
         }
         Ok(Err(left)) => Said::Left { code: left.status.code(), printed: ends(&left.printed) },
         // It did not get ready in time: the other back ends have their turn all the same.
         Err(panic) => Said::Left { code: None, printed: panic_text(&*panic) },
     };
-    Ok(Run::of(Line::Agent { backend, said: left, seconds }))
+    report.add(&Line::Agent { backend, said: left, seconds })
 }
 
 /// The beginning and the end of what may be a verifier's log.
@@ -185,8 +148,8 @@ fn capture(
     agent: Agent,
     mut early: Early,
     (servers, preempted): (&Servers, &Server),
-    run: &mut Run,
-) {
+    report: &mut Report,
+) -> Result<()> {
     let done: Vec<_> =
         SCENARIOS.iter().map(|scenario| send(scenario, servers, &mut early)).collect();
     let expected = SCENARIOS.iter().zip(&done).map(|(scenario, done)| {
@@ -206,15 +169,11 @@ fn capture(
         Err(panic) => (Vec::new(), panic_text(&*panic)),
     };
     for (scenario, done) in SCENARIOS.iter().zip(done) {
-        run.lines.push(judge(backend, scenario, chosen, done, &entries));
+        report.add(&judge(backend, scenario, chosen, done, &entries))?;
     }
     let lost = lost_since(&before, &losses_after);
-    run.lines.push(judge_preempted(backend, crowd, &entries, &lost));
-    run.lines.push(nothing_else((backend, chosen), &entries, &before, panic));
-    let differs = |line: &Line| matches!(line, Line::Scenario { wrong, .. } if !wrong.is_empty());
-    run.skipped = backend == Backend::Kprobe
-        && before.contains_key("opaque")
-        && run.lines.iter().any(differs);
+    report.add(&judge_preempted(backend, crowd, &entries, &lost))?;
+    report.add(&nothing_else((backend, chosen), &entries, &before, panic))
 }
 
 /// What the clients of a scenario know.
@@ -314,8 +273,7 @@ fn send_preempted(server: &Server) -> Done {
 
 /// A kernel that preempts a BPF program does not run it again for another thread meanwhile: such a
 /// call is lost, and counted (`missed_run`). Without a loss everything has to be as it was sent.
-/// With one, what is traced as whole still has to be. What is not may be incomplete or, where the
-/// program that was skipped is the one that tells where a stream stands, taken for a disconnect.
+/// With one, what is traced still has to be, unless it is said to be incomplete.
 fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losses) -> Line {
     let Done { mut records, mut wrong } = done;
     let sent = records.len();
@@ -323,7 +281,7 @@ fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losse
     let traced = entries.len();
     let incomplete = entries.iter().filter(|entry| entry.outcome == "incomplete").count();
     if !lost.is_empty() {
-        entries.retain(|entry| entry.outcome == "success");
+        entries.retain(|entry| entry.outcome != "incomplete");
         let whole = |record: &Record| {
             entries.iter().any(|entry| entry.user_agent.as_deref() == Some(&record.user_agent))
         };

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::expect::{self, Sight};
 use crate::client::{Connection, Record, Request, load};
@@ -21,6 +22,8 @@ pub struct Servers {
     fork: Server,
     uring: Server,
     tls: Server,
+    waitall: Server,
+    waitall_msg: Server,
 }
 
 impl Servers {
@@ -37,13 +40,22 @@ impl Servers {
             fork: Server::app_at(v4(8004), Model::Fork, Io::Calls),
             uring: Server::app_at(v4(8005), Model::Thread, Io::Uring),
             tls: Server::app_tls_on(8006),
+            waitall: by_calls("waitall", 8011),
+            waitall_msg: by_calls("waitall-msg", 8012),
         }
     }
 
-    pub fn pids(&self) -> [u32; 7] {
-        let Self { tcp4, tcp6, unix, split, fork, uring, tls } = self;
-        [tcp4, tcp6, unix, split, fork, uring, tls].map(Server::id)
+    pub fn pids(&self) -> [u32; 9] {
+        let Self { tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg } = self;
+        [tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg].map(Server::id)
     }
+}
+
+/// A server that reads by certain calls.
+#[track_caller]
+fn by_calls(calls: &str, port: u16) -> Server {
+    let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    Server::app_with(address, &["--calls", calls])
 }
 
 /// Connections that are open before the agent starts.
@@ -119,6 +131,14 @@ pub const SCENARIOS: &[Scenario] = &[
             })
             .collect();
         load(&servers.tcp4.address, numbered(name, &asks), 1)
+    }),
+    // A read that the kernel continues: in one buffer, and from one buffer into another.
+    whole("waitall", |name, servers, _| {
+        let servers = [&servers.waitall, &servers.waitall_msg, &servers.waitall_msg];
+        let connection =
+            |server: &Server| Connection::new(&server.address).pause(Duration::from_millis(50));
+        let numbered = servers.iter().enumerate();
+        numbered.map(|(n, server)| send(&mut connection(server), &ask(name, n))).collect()
     }),
     whole("aborts-tcp", |name, servers, _| aborts(name, &servers.tcp4, true)),
     whole("aborts-unix", |name, servers, _| aborts(name, &servers.unix, false)),
