@@ -186,12 +186,12 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
-    /// Measures what its own calls cost.
+    /// Measures what its own calls cost, over `calls` of them.
     #[track_caller]
-    pub fn cost() -> Self {
+    pub fn cost(calls: usize) -> Self {
         let port = free_port();
         let mut command = rust("cost");
-        command.arg("--port").arg(port.to_string());
+        command.arg("--port").arg(port.to_string()).arg("--calls").arg(calls.to_string());
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 

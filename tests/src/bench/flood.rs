@@ -1,9 +1,9 @@
 //! (a) Servers at their maximum: throughput with the agent / without.
 
-use super::Effort;
 use super::drive::Load;
-use super::pairs::{Pair, Run, pairs};
+use super::pairs::{Pair, Run, pairs, pairs_by};
 use super::report::{Table, median, range};
+use super::{Effort, hooks};
 use crate::plan::Ask;
 use crate::stack::Server;
 
@@ -31,10 +31,17 @@ fn uvicorn_load(effort: Effort) -> Load {
     }
 }
 
-/// A minimal threaded server, one write per event.
-pub fn flood(effort: Effort) -> Table {
-    let pairs = pairs(&Server::flood(), &flood_load(effort), effort.pairs);
-    table("(a) Flood: minimal threaded SSE server, one write per event, unpaced", &pairs)
+/// A minimal threaded server, one write per event: a table for each back end that this kernel takes.
+pub fn flood(effort: Effort) -> Vec<Table> {
+    let server = Server::flood();
+    let tables = hooks::backends().into_iter().map(|backend| {
+        let pairs = pairs_by(backend, &server, &flood_load(effort), effort.pairs);
+        let title = format!(
+            "(a) Flood: minimal threaded SSE server, one write per event, unpaced; by {backend}"
+        );
+        table(&title, &pairs)
+    });
+    tables.collect()
 }
 
 /// The same over TLS: one `SSL_write` per event.

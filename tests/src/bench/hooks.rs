@@ -8,7 +8,7 @@ use super::report::{Table, median};
 use crate::agent::Options;
 use crate::stack::Server;
 
-/// A call, and whether its process is traced.
+/// A call, what asks the server for it, and whether its process is traced.
 const CASES: [(&str, &str, bool); 6] = [
     ("getppid, not traced", "calls", false),
     ("read and write of files, not traced", "files", false),
@@ -18,14 +18,26 @@ const CASES: [(&str, &str, bool); 6] = [
     ("socket write, captured (259 bytes)", "POST /v1/chat/completions HTTP/1.1\r\n", true),
 ];
 
-/// Back ends that this kernel takes.
-fn backends() -> Vec<&'static str> {
-    let takes = |backend: &&str| {
-        let server = Server::cost();
+/// Back ends that this kernel takes; where `tracepoint` means system calls, it stands for both.
+pub fn backends() -> Vec<&'static str> {
+    let server = Server::cost(1);
+    let takes = |backend: &str| {
         let probe = Options::default().pid(server.id()).arg("--backend", backend).try_start();
-        probe.map(crate::agent::Agent::kill).is_ok()
+        probe.ok().map(|agent| {
+            let syscalls = agent.printed().contains("hooks=syscalls");
+            agent.kill();
+            syscalls
+        })
     };
-    ["fentry", "kprobe", "tracepoint", "syscall"].into_iter().filter(takes).collect()
+    let mut backends = Vec::new();
+    for backend in ["fentry", "kprobe", "tracepoint", "syscall"] {
+        match takes(backend) {
+            Some(syscalls) if syscalls && backend == "tracepoint" => {}
+            Some(_) => backends.push(backend),
+            None => {}
+        }
+    }
+    backends
 }
 
 pub fn hooks(effort: Effort) -> Table {
@@ -34,33 +46,38 @@ pub fn hooks(effort: Effort) -> Table {
     let titles: Vec<String> = backends.iter().map(|b| format!("{b}: ns added")).collect();
     header.extend(titles.iter().map(String::as_str));
     let mut table = Table::new("(g) Cost of a hook", &header);
-    let server = Server::cost();
-    let bystander = Server::cost();
-    let rounds = effort.pairs.max(3);
-    let mut figures = Vec::new();
-    for (name, line, traced) in CASES {
-        let target = if traced { server.id() } else { bystander.id() };
-        let mut without = Vec::new();
-        let mut added = vec![Vec::new(); backends.len()];
-        for _ in 0..rounds {
-            for (backend, added) in backends.iter().zip(&mut added) {
-                let base = measure(server.port(), line);
+    let server = Server::cost(effort.calls);
+    let bystander = Server::cost(1);
+    let mut without = vec![Vec::new(); CASES.len()];
+    let mut added = vec![vec![Vec::new(); backends.len()]; CASES.len()];
+    for _ in 0..effort.pairs {
+        for (b, backend) in backends.iter().enumerate() {
+            let base = CASES.map(|(_, line, _)| measure(server.port(), line));
+            for traced in [false, true] {
+                let target = if traced { server.id() } else { bystander.id() };
                 let agent = Options::default().pid(target).arg("--backend", backend).start();
-                let with = measure(server.port(), line);
+                for (n, (_, line, of)) in CASES.iter().enumerate() {
+                    if *of == traced {
+                        without[n].push(base[n]);
+                        added[n][b].push(measure(server.port(), line) - base[n]);
+                    }
+                }
                 agent.kill();
-                without.push(base);
-                added.push(with - base);
             }
         }
-        let mut row = vec![name.to_owned(), format!("{:.0}", median(&without))];
-        row.extend(added.iter().map(|added| format!("{:+.0}", median(added))));
-        table.row(&row);
-        for (backend, added) in backends.iter().zip(&added) {
+    }
+    let mut figures = Vec::new();
+    for (n, (name, ..)) in CASES.iter().enumerate() {
+        let base = median(&without[n]);
+        let mut row = vec![(*name).to_owned(), format!("{base:.0}")];
+        for (backend, added) in backends.iter().zip(&added[n]) {
+            let added = median(added);
+            row.push(format!("{added:+.0} ({:+.1} %)", 100.0 * added / base));
             figures.push(serde_json::json!({
-                "call": name, "backend": backend, "ns_without": median(&without),
-                "ns_added": median(added),
+                "call": name, "backend": backend, "ns_without": base, "ns_added": added,
             }));
         }
+        table.row(&row);
     }
     table.note(
         "CPU time of the calling thread, medians over interleaved rounds. Hooks on sockets cost \

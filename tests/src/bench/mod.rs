@@ -19,9 +19,11 @@ pub struct Effort {
     pub pairs: usize,
     /// Of one run.
     pub run: Duration,
+    /// System calls of one measurement of what they cost.
+    pub calls: usize,
 }
 
 impl Effort {
-    pub const FULL: Self = Self { pairs: 5, run: Duration::from_secs(4) };
-    pub const QUICK: Self = Self { pairs: 2, run: Duration::from_millis(1500) };
+    pub const FULL: Self = Self { pairs: 5, run: Duration::from_secs(4), calls: 100_000 };
+    pub const QUICK: Self = Self { pairs: 2, run: Duration::from_millis(1500), calls: 20_000 };
 }

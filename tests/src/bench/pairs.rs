@@ -71,6 +71,12 @@ pub fn bare(server: &Server, load: &Load, count: usize) -> Vec<Run> {
 
 /// `count` pairs; which of the two comes first changes from pair to pair.
 pub fn pairs(server: &Server, load: &Load, count: usize) -> Vec<Pair> {
+    pairs_by("auto", server, load, count)
+}
+
+/// The same by one back end.
+pub fn pairs_by(backend: &str, server: &Server, load: &Load, count: usize) -> Vec<Pair> {
+    let traced = |server, load| traced(backend, server, load);
     // Warm the server up.
     let warm = Load { run: Duration::from_millis(300), ..load.clone() };
     drive(&server.address, &warm);
@@ -89,8 +95,8 @@ pub fn pairs(server: &Server, load: &Load, count: usize) -> Vec<Pair> {
         .collect()
 }
 
-fn traced(server: &Server, load: &Load) -> Run {
-    let agent = Options::default().pid(server.id()).start();
+fn traced(backend: &str, server: &Server, load: &Load) -> Run {
+    let agent = Options::default().pid(server.id()).arg("--backend", backend).start();
     let run = run(server, load, Some(&agent));
     agent.stop();
     run

@@ -37,6 +37,9 @@ struct Cli {
     /// Pairs of runs with and without the agent
     #[arg(long)]
     pairs: Option<usize>,
+    /// Calls of each measurement of section g
+    #[arg(long)]
+    calls: Option<usize>,
     /// How fast the servers of section a are by themselves, and nothing else; needs no privileges
     #[arg(long)]
     bare: bool,
@@ -48,6 +51,7 @@ struct Cli {
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let mut effort = if cli.quick { Effort::QUICK } else { Effort::FULL };
+    effort.calls = cli.calls.unwrap_or(effort.calls).max(64);
     effort.pairs = cli.pairs.unwrap_or(effort.pairs).max(1);
     if cli.bare {
         println!("{}", flood::bare(effort).markdown());
@@ -67,7 +71,7 @@ fn main() -> anyhow::Result<()> {
         }
         match section {
             Section::A => {
-                add(flood::flood(effort));
+                flood::flood(effort).into_iter().for_each(&mut add);
                 add(flood::uvicorn(effort));
             }
             Section::B => add(paced::paced(effort)),

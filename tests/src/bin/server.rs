@@ -75,6 +75,9 @@ enum Mode {
     Cost {
         #[arg(long)]
         port: u16,
+        /// Of one measurement
+        #[arg(long, default_value_t = 100_000)]
+        calls: usize,
     },
     /// One write per event, unpaced.
     Flood {
@@ -190,9 +193,9 @@ fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             parrot::serve(&listener)?;
         }
-        Mode::Cost { port } => {
+        Mode::Cost { port, calls } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
-            cost::serve(&listener)?;
+            cost::serve(&listener, calls)?;
         }
         Mode::Flood { port, certificate, key } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;

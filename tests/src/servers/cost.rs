@@ -13,24 +13,22 @@ use rustix::time::{ClockId, clock_gettime};
 use super::events;
 
 const BATCH: usize = 32;
-/// Calls of one measurement.
-pub const CALLS: usize = 100_000;
 
-/// Serves one connection after the other until the process is killed.
-pub fn serve(listener: &TcpListener) -> io::Result<()> {
+/// Serves one connection after the other until the process is killed; `calls` of one measurement.
+pub fn serve(listener: &TcpListener, calls: usize) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
         // One that only looks whether somebody listens ends in an error.
-        let _ = connection(stream);
+        let _ = connection(stream, calls);
     }
 }
 
-fn connection(mut stream: TcpStream) -> io::Result<()> {
+fn connection(mut stream: TcpStream, calls: usize) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
     let per_call = match first.split_whitespace().next() {
-        Some("calls") => each(CALLS, || {
+        Some("calls") => each(calls, || {
             std::hint::black_box(rustix::process::getppid());
             Ok(())
         })?,
@@ -38,34 +36,34 @@ fn connection(mut stream: TcpStream) -> io::Result<()> {
             let mut zero = std::fs::File::open("/dev/zero")?;
             let mut null = std::fs::File::create("/dev/null")?;
             let mut byte = [0; 1];
-            each(CALLS / 2, || {
+            each(calls / 2, || {
                 zero.read_exact(&mut byte)?;
                 null.write_all(&byte)
             })? / 2.0
         }
-        Some("raw") => events(&mut stream)?,
+        Some("raw") => events(&mut stream, calls)?,
         _ => {
             let mut line = String::new();
             while reader.read_line(&mut line)? > 2 {
                 line.clear();
             }
             stream.write_all(events::STREAM_HEAD)?;
-            events(&mut stream)?
+            events(&mut stream, calls)?
         }
     };
     stream.write_all(format!("\nns={per_call}\n").as_bytes())
 }
 
-fn events(stream: &mut TcpStream) -> io::Result<f64> {
+fn events(stream: &mut TcpStream, calls: usize) -> io::Result<f64> {
     let event = events::chunk(&events::token("cost", 1));
     let mut spent = 0.0;
-    for _ in 0..CALLS / BATCH {
+    for _ in 0..calls / BATCH {
         spent += each(BATCH, || stream.write_all(&event))? * BATCH as f64;
         while unsent(stream)? > 0 {
             std::thread::yield_now();
         }
     }
-    Ok(spent / (CALLS / BATCH * BATCH) as f64)
+    Ok(spent / (calls / BATCH * BATCH) as f64)
 }
 
 /// Bytes that the other side's kernel has not acknowledged.

@@ -12,9 +12,15 @@ ip link set lo up
 for word in $(cat /proc/cmdline); do
     case $word in
         vmtest.backend=*) backend=${word#vmtest.backend=} ;;
+        vmtest.calls=*) calls=${word#vmtest.calls=} ;;
     esac
 done
 stty -F /dev/ttyS1 raw
+if [ -n "$calls" ]; then
+    timeout -s KILL 820 bench --only g --pairs 1 --calls "$calls" --out /tmp > /dev/ttyS1
+    echo "vm: bench left with $?"
+    poweroff -f
+fi
 # Killed and not asked: what hangs here hangs in the kernel.
 timeout -s KILL 820 vmtest guest --backend "$backend" --report /dev/ttyS1
 echo "vm: vmtest left with $?"

@@ -4,7 +4,8 @@ mod initramfs;
 mod kernels;
 mod qemu;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ Examples:
   cargo xtask vm
   cargo xtask vm --kernel 6.1,6.12 --backend tracepoint
   cargo xtask vm --refresh          newer kernels, if Debian has them
+  cargo xtask vm --costs            instructions that each back end adds to a system call
 
 Each machine's console is in target/vm/KERNEL.log, its report in target/vm/KERNEL.jsonl.")]
 pub struct Args {
@@ -47,7 +49,13 @@ pub struct Args {
     /// Test the debug build of the agent
     #[arg(long)]
     debug: bool,
+    /// Instead of the tests, count the instructions that each back end adds to system calls
+    #[arg(long, conflicts_with = "debug")]
+    costs: bool,
 }
+
+/// Calls of one measurement with `--costs`: instructions are counted, and hardly vary.
+const CALLS: usize = 3200;
 
 impl Default for Args {
     fn default() -> Self {
@@ -57,6 +65,7 @@ impl Default for Args {
             refresh: false,
             jobs: 2,
             debug: false,
+            costs: false,
         }
     }
 }
@@ -116,11 +125,35 @@ pub fn run(args: &Args) -> Result<()> {
     build::run(&build::Args { release: !args.debug })?;
     let bin = sh::target_dir().join(if args.debug { "debug" } else { "release" });
     let initrd = initramfs::build(&bin)?;
-    boot_all(&kernels, &initrd, &backends, args.jobs.max(1))?;
+    let task = if args.costs {
+        qemu::Task::Costs { calls: CALLS }
+    } else {
+        qemu::Task::Scenarios { backends: backends.clone() }
+    };
+    boot_all(&kernels, &initrd, &task, args.jobs.max(1))?;
+    if args.costs {
+        return print_costs(&kernels, &task);
+    }
 
     let mut judge = sh::command(bin.join("vmtest"), ["judge", "--backend", &backends, "--dir"]);
     judge.arg(dir()).args(kernels.iter().map(|kernel| kernel.name.as_str()));
     sh::pass_on(&mut judge)
+}
+
+/// The tables of all kernels. One that has none did not get to its end.
+fn print_costs(kernels: &[Kernel], task: &qemu::Task) -> Result<()> {
+    let mut failed = Vec::new();
+    for kernel in kernels {
+        let report = fs::read_to_string(task.report(kernel))?.replace('\r', "");
+        println!("\n{}: instructions, as nanoseconds\n{report}", kernel.package);
+        if !report.contains("captured") {
+            failed.push(kernel.name.as_str());
+        }
+    }
+    if !failed.is_empty() {
+        bail!("no table of {}: see target/vm/KERNEL.log", failed.join(", "));
+    }
+    Ok(())
 }
 
 /// Where everything of this verb is.
@@ -129,12 +162,7 @@ fn dir() -> PathBuf {
 }
 
 /// A machine that fails is not an error here: its report says so, or lacks its end.
-fn boot_all(
-    kernels: &[Kernel],
-    initrd: &std::path::Path,
-    backends: &str,
-    jobs: usize,
-) -> Result<()> {
+fn boot_all(kernels: &[Kernel], initrd: &Path, task: &qemu::Task, jobs: usize) -> Result<()> {
     let queue = Mutex::new(kernels.iter());
     let errors = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -144,7 +172,7 @@ fn boot_all(
                     // The guard must not live through the boot.
                     let next = queue.lock().map(|mut queue| queue.next());
                     let Ok(Some(kernel)) = next else { return };
-                    if let Err(error) = qemu::boot(kernel, initrd, backends, LIMIT)
+                    if let Err(error) = qemu::boot(kernel, initrd, task, LIMIT)
                         && let Ok(mut errors) = errors.lock()
                     {
                         errors.push(error.context(format!("kernel {}", kernel.name)));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
@@ -17,20 +17,46 @@ use crate::sh;
 /// Lines of the console that are progress.
 const PROGRESS: &str = "vm: ";
 
+/// What a machine does.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// The scenarios, under back ends.
+    Scenarios { backends: String },
+    /// Costs of system calls, each measured over so many. A nanosecond is an instruction there.
+    Costs { calls: usize },
+}
+
+impl Task {
+    /// Where the report goes that the machine writes to its second serial port.
+    pub fn report(&self, kernel: &Kernel) -> PathBuf {
+        dir().join(match self {
+            Self::Scenarios { .. } => format!("{}.jsonl", kernel.name),
+            Self::Costs { .. } => format!("{}-costs.md", kernel.name),
+        })
+    }
+}
+
 /// Boots `kernel` and waits until it switches itself off, or for `limit`. The console goes to
-/// KERNEL.log, what the tests report (the second serial port) to KERNEL.jsonl.
-pub fn boot(kernel: &Kernel, initrd: &Path, backends: &str, limit: Duration) -> Result<()> {
+/// KERNEL.log.
+pub fn boot(kernel: &Kernel, initrd: &Path, task: &Task, limit: Duration) -> Result<()> {
     let name = &kernel.name;
-    let report = dir().join(format!("{name}.jsonl"));
+    let report = task.report(kernel);
     fs::write(&report, "")?;
     let mut log = File::create(dir().join(format!("{name}.log")))?;
-    let append = format!("console=ttyS0 quiet panic=-1 vmtest.backend={backends}");
+    let (word, machine) = match task {
+        Task::Scenarios { backends } => (format!("backend={backends}"), ["-smp", "2"].as_slice()),
+        Task::Costs { calls } => {
+            (format!("calls={calls}"), ["-smp", "1", "-icount", "shift=0,sleep=off"].as_slice())
+        }
+    };
+    let append = format!("console=ttyS0 quiet panic=-1 vmtest.{word}");
     // One thread for both processors: with one each, a processor now and then runs code that the
     // other has patched meanwhile, which no real one does, and a kernel that patches itself (for its
     // static keys, for kprobes) dies of it: "Oops: int3".
     let accel = ["-accel", "tcg,thread=single", "-cpu", "max"];
     let mut cmd = sh::command("qemu-system-x86_64", accel);
-    cmd.args(["-m", "1024", "-smp", "2", "-no-reboot", "-nic", "none"])
+    cmd.args(machine)
+        .args(["-m", "1024", "-no-reboot", "-nic", "none"])
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial"])
         .arg(format!("file:{}", report.display()))
         .arg("-kernel")
