@@ -2,11 +2,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use super::Effort;
 use super::report::{Table, median};
 use crate::agent::Options;
 use crate::stack::Server;
+
+/// The agent watches every system call until reads that were under way at its start are over.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// A call, what asks the server for it, and whether its process is traced.
 const CASES: [(&str, &str, bool); 6] = [
@@ -56,6 +61,7 @@ pub fn hooks(effort: Effort) -> Table {
             for traced in [false, true] {
                 let target = if traced { server.id() } else { bystander.id() };
                 let agent = Options::default().pid(target).arg("--backend", backend).start();
+                thread::sleep(SETTLE);
                 for (n, (_, line, of)) in CASES.iter().enumerate() {
                     if *of == traced {
                         without[n].push(base[n]);
