@@ -90,28 +90,43 @@ fn class_of(nr: u64) -> u8 {
     unsafe { core::ptr::read_volatile((&raw const CLASS).cast::<u8>().add(nr as usize)) }
 }
 
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+/// A call that begins, of a process that is traced.
+struct Begun {
+    nr: u64,
+    class: u8,
+    who: Caller,
+    regs: arch::Regs,
+}
+
+/// The call, if it is of a kind that is `wanted`.
+#[inline(always)]
+fn begun(ctx: &RawTracePointContext, wanted: impl Fn(u8) -> bool) -> Option<Begun> {
     let nr: u64 = ctx.arg(1);
     let class = class_of(nr);
-    if class == class::NONE {
-        return 0;
+    if !wanted(class) {
+        return None;
     }
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let how = target::of_current(pid);
     if how == 0 {
-        return 0;
+        return None;
     }
-    let who = Caller { pid, tid, how };
-    let Some(regs) = args::registers(ctx.arg(0)) else { return 0 };
-    match class {
-        class::CLOSES => closes(nr, &regs, who),
-        class::SHUTS => shuts(&regs, who),
-        class::SPLICES => splices(&regs, who),
+    Some(Begun { nr, class, who: Caller { pid, tid, how }, regs: args::registers(ctx.arg(0))? })
+}
+
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
+    let Some(call) = begun(&ctx, |class| class != class::NONE) else { return 0 };
+    let Begun { nr, class, who, regs } = &call;
+    match *class {
+        class::CLOSES => closes(*nr, regs, *who),
+        class::SHUTS => shuts(regs, *who),
+        class::SPLICES => splices(regs, *who),
         _ => {
-            let Some(io) = args::io(nr, &regs) else { return 0 };
-            begins(&io, who);
+            if let Some(io) = args::io(*nr, regs) {
+                begins(&io, *who);
+            }
         }
     }
     0
@@ -120,23 +135,12 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
 /// The close watch alone, beside back ends that have no hook of their own for unix sockets.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter_close(ctx: RawTracePointContext) -> i32 {
-    let nr: u64 = ctx.arg(1);
-    let class = class_of(nr);
-    if class != class::CLOSES && class != class::SHUTS {
-        return 0;
-    }
-    let id = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let how = target::of_current(pid);
-    if how == 0 {
-        return 0;
-    }
-    let who = Caller { pid, tid, how };
-    let Some(regs) = args::registers(ctx.arg(0)) else { return 0 };
-    if class == class::CLOSES {
-        closes(nr, &regs, who);
+    let wanted = |class| class == class::CLOSES || class == class::SHUTS;
+    let Some(call) = begun(&ctx, wanted) else { return 0 };
+    if call.class == class::CLOSES {
+        closes(call.nr, &call.regs, call.who);
     } else {
-        shuts(&regs, who);
+        shuts(&call.regs, call.who);
     }
     0
 }
