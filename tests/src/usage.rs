@@ -24,6 +24,11 @@ pub fn rss(pid: u32) -> u64 {
     status_kb(pid, "VmRSS:") * 1024
 }
 
+/// What of it is no file's and nobody else's, bytes.
+pub fn anonymous(pid: u32) -> u64 {
+    status_kb(pid, "RssAnon:") * 1024
+}
+
 /// The most it ever was, bytes.
 pub fn peak_rss(pid: u32) -> u64 {
     status_kb(pid, "VmHWM:") * 1024

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use aya::programs::loaded_programs;
@@ -16,6 +17,7 @@ use llmtrace_tests::plan::Ask;
 use llmtrace_tests::process::Process;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use llmtrace_tests::usage;
 use rustix::process::Signal;
 
 fn requests(name: &str) -> Vec<Request> {
@@ -53,6 +55,21 @@ fn sigterm_leaves_nothing_attached() {
         assert_same(&records, &agent.stop_by(signal));
         assert_gone(&programs);
     }
+}
+
+/// What it reads at its start, of the kernel's types and of every library of the machine, is not kept.
+#[test]
+fn what_it_needs_at_its_start_is_given_back() {
+    const GOAL: u64 = 12 << 20;
+    require_bpf();
+    let _alone = serial();
+    let agent = Options::default().flag("--all").start();
+    // Libraries are looked into after the start.
+    thread::sleep(Duration::from_secs(3));
+    wait_for("no more than 12 MiB of its own memory", Duration::from_secs(60), || {
+        (usage::anonymous(agent.id()) < GOAL).then_some(())
+    });
+    agent.stop();
 }
 
 #[test]

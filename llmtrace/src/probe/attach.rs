@@ -6,7 +6,7 @@ use aya::{
 };
 
 use super::{
-    ProbeError,
+    ProbeError, heap,
     plan::{Attachment, Hook, Plan, Refusal},
 };
 
@@ -22,6 +22,13 @@ impl KernelTypes {
             self.0 = Some(btf);
         }
         self.0.as_ref().ok_or_else(|| "no types".into())
+    }
+}
+
+impl Drop for KernelTypes {
+    fn drop(&mut self) {
+        self.0 = None;
+        heap::give_back();
     }
 }
 

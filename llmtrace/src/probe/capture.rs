@@ -15,6 +15,7 @@ use super::{
     attach::{self, KernelTypes, Missing, chain},
     features::{self, Features},
     filter::{self, Filter},
+    heap,
     log::KernelLog,
     object, offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
@@ -111,6 +112,7 @@ pub struct Capture {
 impl Capture {
     /// Makes the maps; [`Capture::attach`] starts to fill them. The ring is the caller's to drain.
     pub fn load(config: &Config, cgroups: &[config::Cgroup]) -> Result<(Self, Ring), ProbeError> {
+        heap::keep_little();
         let types = Types::read(&types::btf_path())?;
         let offsets = offsets::resolve(&types)?;
         features::check()?;

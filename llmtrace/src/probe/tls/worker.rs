@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::super::heap;
 use super::{
     library::{self, Library},
     mappings::{FileId, Mapping},
@@ -36,6 +37,7 @@ impl Worker {
         thread::Builder::new().name("tls-files".into()).spawn(move || {
             while let Ok((mapping, file)) = asked.recv() {
                 let found = library::search(&file, mapping.main);
+                heap::give_back();
                 let answer = Answer { id: mapping.id, path: mapping.path, file, found };
                 if send.send(answer).is_err() {
                     return;
