@@ -23,6 +23,23 @@ pub mod loss {
         ["ring_full", "fault", "stash", "limit", "opaque", "missed_return", "busy"];
 }
 
+/// Kernel functions that programs call by numbers that no helper has: the agent puts the functions'
+/// ids there.
+pub mod kfunc {
+    pub const FIRST: usize = 0x6c6c_6d00;
+    pub const PREEMPT_DISABLE: usize = FIRST;
+    pub const IRQ_SAVE: usize = FIRST + 1;
+    pub const PREEMPT_ENABLE: usize = FIRST + 2;
+    pub const IRQ_RESTORE: usize = FIRST + 3;
+    /// Their names, by number.
+    pub const NAMES: [&str; 4] = [
+        "bpf_preempt_disable",
+        "bpf_local_irq_save",
+        "bpf_preempt_enable",
+        "bpf_local_irq_restore",
+    ];
+}
+
 /// One slot of `LOSSES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

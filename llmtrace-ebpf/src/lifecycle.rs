@@ -10,7 +10,9 @@ use llmtrace_common::{
 };
 
 use crate::{
-    emit, kernel,
+    emit,
+    held::held,
+    kernel,
     maps::{LISTENING, PORTS, SOCK_NUM, SOCKETS, TARGETS, TRACE_LISTENERS, WATCH_PROCESSES},
     sock::common::{self, tcp},
     tls,
@@ -62,7 +64,7 @@ fn report(sock: u64, reason: u32) {
     // SAFETY: a pointer into the map, checked.
     let socket = unsafe { *socket };
     if socket.state & state::SILENT == 0 {
-        common::ended(sock, socket.inode as u32, (0, 0), reason);
+        held(|| common::ended(sock, socket.inode as u32, (0, 0), reason));
     }
 }
 

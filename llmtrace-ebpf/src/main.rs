@@ -7,6 +7,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "aya's entry points take contexts by value")]
 
 mod emit;
+mod held;
 mod kernel;
 mod lifecycle;
 mod maps;

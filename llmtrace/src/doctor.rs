@@ -15,8 +15,12 @@ use serde::Serialize;
 use crate::{
     cli::DoctorArgs,
     probe::{
-        Capture, Choice, Config, Hooks, ProbeError, clock::thread_cpu_ns, features, privileges,
-        target, types,
+        Capture, Choice, Config, Hooks, ProbeError,
+        clock::thread_cpu_ns,
+        features,
+        preemption::Preemption,
+        privileges, target,
+        types::{self, Types},
     },
 };
 
@@ -67,6 +71,7 @@ impl Check {
 /// Runs every check.
 pub fn run(args: &DoctorArgs) -> Result<()> {
     let mut checks = vec![kernel(), kernel_types(), privileges(), clock(), namespace(), cgroups()];
+    checks.extend(preemption());
     let chosen = backends(&mut checks);
     checks.push(uprobes());
     checks.extend(io_uring());
@@ -153,6 +158,23 @@ fn cgroups() -> Check {
             Check::new("cgroup v2", State::Degraded, "not mounted", advice)
         }
     }
+}
+
+/// Whether programs can lose the processor while they are at work. Nothing, without types.
+fn preemption() -> Option<Check> {
+    const ADVICE: &str = "with more busy threads than processors calls are missed, and counted \
+                          (missed_run): --backend kprobe misses none, or start the kernel with \
+                          preempt=voluntary";
+    let types = Types::read(&types::btf_path()).ok()?;
+    Some(match Preemption::of(&types) {
+        Preemption::None => Check::ok("preemption", "this kernel does not preempt programs"),
+        Preemption::Held(_) => Check::ok("preemption", "programs at work keep the processor"),
+        Preemption::Suffered => {
+            let found =
+                "this kernel may preempt programs, and has nothing against it (before 6.15)";
+            Check::new("preemption", State::Degraded, found, ADVICE)
+        }
+    })
 }
 
 /// Tries every set of hooks; the best that works is what `run` would take.

@@ -7,6 +7,7 @@ use llmtrace_common::config::loss;
 use super::call::{self, Caller, MSG_ERRQUEUE, MSG_OOB, ReadEnd};
 use crate::{
     emit,
+    held::held,
     kernel::Access,
     memory::{self, Memory},
     stash::{self, Stash, call as under_way},
@@ -43,11 +44,13 @@ fn forget(tid: u32) {
 #[inline(always)]
 pub fn send_begins<A: Access>(sock: u64, msg: u64) -> Option<()> {
     let who = caller()?;
-    forget(who.tid);
-    let (memory, want) = memory::of_message::<A>(msg)?;
-    let inode = A::inode(sock)?;
-    call::write_begins::<A>(sock, inode, who, memory, want);
-    None
+    held(|| {
+        forget(who.tid);
+        let (memory, want) = memory::of_message::<A>(msg)?;
+        let inode = A::inode(sock)?;
+        call::write_begins::<A>(sock, inode, who, memory, want);
+        None
+    })
 }
 
 #[inline(always)]
@@ -56,7 +59,7 @@ pub fn send_ends(ret: i64) -> Option<()> {
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = stash::current(tid)?;
     if stash.call & under_way::WRITE != 0 {
-        call::write_ends(stash, ret, (pid, tid));
+        held(|| call::write_ends(stash, ret, (pid, tid)));
     }
     None
 }
@@ -96,7 +99,7 @@ pub fn receive_goes_on<A: Access>(sock: u64, ret: i64) -> Option<()> {
     if new <= 0 {
         return None;
     }
-    pass_on::<A>(stash, new, pid, tid);
+    held(|| pass_on::<A>(stash, new, pid, tid));
     stash.pos = ret as u64;
     None
 }
@@ -115,8 +118,7 @@ pub fn receive_ends<A: Access>(ret: i64) -> Option<()> {
     if new == 0 && (ret > 0 || stash.want == 0) {
         return None;
     }
-    pass_on::<A>(stash, new, pid, tid);
-    None
+    held(|| pass_on::<A>(stash, new, pid, tid))
 }
 
 /// The next `ret` bytes of a read, or how it ended.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     emit,
+    held::held,
     kernel::{self, Access, Probed},
     maps::SOCKETS,
     memory::Memory,
@@ -119,7 +120,7 @@ fn begun(ctx: &RawTracePointContext, wanted: impl Fn(u8) -> bool) -> Option<Begu
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     let Some(call) = begun(&ctx, |class| class != class::NONE) else { return 0 };
     let Begun { nr, class, who, regs } = &call;
-    match *class {
+    held(|| match *class {
         class::CLOSES => closes(*nr, regs, *who),
         class::SHUTS => shuts(regs, *who),
         class::SPLICES => splices(regs, *who),
@@ -128,7 +129,7 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
                 begins(&io, *who);
             }
         }
-    }
+    });
     0
 }
 
@@ -317,7 +318,7 @@ fn reads_under_way(ctx: &RawTracePointContext) {
         return;
     }
     if let Some(stash) = read_under_way(ctx.arg(0), pid, tid) {
-        read_done(stash, ctx.arg(1), pid, tid);
+        held(|| read_done(stash, ctx.arg(1), pid, tid));
         stash.call = 0;
     }
 }
@@ -334,13 +335,15 @@ fn exit(ctx: &RawTracePointContext) {
         },
     };
     let ret: i64 = ctx.arg(1);
-    if stash.call & under_way::MESSAGES != 0 {
-        messages(stash, ret, pid, tid);
-    } else if stash.call & under_way::WRITE != 0 {
-        write_done(stash, ret, pid, tid);
-    } else {
-        read_done(stash, ret, pid, tid);
-    }
+    held(|| {
+        if stash.call & under_way::MESSAGES != 0 {
+            messages(stash, ret, pid, tid);
+        } else if stash.call & under_way::WRITE != 0 {
+            write_done(stash, ret, pid, tid);
+        } else {
+            read_done(stash, ret, pid, tid);
+        }
+    });
     stash.call = 0;
 }
 

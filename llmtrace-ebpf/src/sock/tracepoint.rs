@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     emit,
+    held::held,
     kernel::{Access, Typed, field},
     maps::{HANDOVERS, SOCK_FAMILY, SOCK_SHUTDOWN, UNIX_PEER},
     memory::{self, Memory},
@@ -43,13 +44,14 @@ fn caller() -> Option<Caller> {
 /// `(sk, msg, skb, size_goal)`: runs for each buffer that a write fills; the first one counts.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    begins(&ctx);
+    if let Some(who) = caller() {
+        held(|| begins(&ctx, who));
+    }
     0
 }
 
 #[inline(always)]
-fn begins(ctx: &BtfTracePointContext) -> Option<()> {
-    let who = caller()?;
+fn begins(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
     let sock: u64 = ctx.arg(0);
     let (memory, want) = memory::of_message::<Typed>(ctx.arg(1))?;
     if let Some(stash) = stash::current(who.tid)
@@ -65,37 +67,34 @@ fn begins(ctx: &BtfTracePointContext) -> Option<()> {
 /// `(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    sent(&ctx);
-    0
-}
-
-#[inline(always)]
-fn sent(ctx: &BtfTracePointContext) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let sock: u64 = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
     if let Some(stash) = stash::current(tid) {
         if stash.sock == sock {
-            call::write_ends(stash, ret.into(), (pid, tid));
-            return None;
+            held(|| call::write_ends(stash, ret.into(), (pid, tid)));
+            return 0;
         }
         // A write whose end did not come here: of the kernel's own making.
         stash.call = 0;
         emit::lost(loss::MISSED, 0);
     }
-    let how = target::of_current(pid);
-    if how == 0 {
-        return None;
+    if let Some(who) = caller() {
+        held(|| sent_at_once(sock, ret.into(), who));
     }
-    let who = Caller { pid, tid, how };
-    // A unix socket, or a TCP write that was refused at once. One that moved bytes was seen at its
-    // entry, or was under way when the agent came: then its position tells of it.
+    0
+}
+
+/// A unix socket, or a TCP write that was refused at once. One that moved bytes was seen at its
+/// entry, or was under way when the agent came: then its position tells of it.
+#[inline(always)]
+fn sent_at_once(sock: u64, ret: i64, who: Caller) -> Option<()> {
     if ret > 0 && Typed::get::<u16>(sock, &SOCK_FAMILY)? != family::UNIX {
         return None;
     }
     let inode = Typed::inode(sock)?;
-    unseen_write(sock, inode, ret.into(), who)
+    unseen_write(sock, inode, ret, who)
 }
 
 /// A write that is seen at its end only. Its entry is, for a unix socket, when the bytes were put
@@ -138,13 +137,14 @@ fn handover(tid: u32, receiver: u64) -> Option<u64> {
 /// `(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    received(&ctx);
+    if let Some(who) = caller() {
+        held(|| received(&ctx, who));
+    }
     0
 }
 
 #[inline(always)]
-fn received(ctx: &BtfTracePointContext) -> Option<()> {
-    let who = caller()?;
+fn received(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
     let sock: u64 = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
     let flags: u32 = ctx.arg(2);

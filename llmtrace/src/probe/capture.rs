@@ -17,8 +17,10 @@ use super::{
     filter::{self, Filter},
     heap,
     log::KernelLog,
-    object, offsets,
+    object::Object,
+    offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
+    preemption::Preemption,
     ring::Ring,
     tls::Tls,
     types::{self, Types},
@@ -147,7 +149,8 @@ impl Capture {
         for (name, offset) in &offsets.fields {
             loader.override_global(name, offset, false);
         }
-        let mut ebpf = loader.load(object::bytes()).map_err(|e| ProbeError::Load(chain(&e)))?;
+        let object = Object::new(Preemption::of(&types).functions());
+        let mut ebpf = loader.load(object.bytes()).map_err(|e| ProbeError::Load(chain(&e)))?;
         let ring = ring(&ebpf, config.ring_bytes)?;
         let filter = filter(&ebpf, pid_limit)?;
         for (i, cgroup) in cgroups.iter().take(MAX_CGROUPS).enumerate() {

@@ -16,6 +16,7 @@ mod log;
 pub mod object;
 pub mod offsets;
 pub mod plan;
+pub mod preemption;
 pub mod privileges;
 pub mod process;
 pub mod ring;

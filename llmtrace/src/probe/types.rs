@@ -40,6 +40,17 @@ impl Types {
         self.named(name).iter().any(|t| matches!(t, Type::Func(_)))
     }
 
+    /// The id of a function among the types.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let ids = self.btf.resolve_ids_by_name(name).ok()?;
+        ids.into_iter().find(|&id| matches!(self.btf.resolve_type_by_id(id), Ok(Type::Func(_))))
+    }
+
+    /// Whether a structure of this name has a member of that one.
+    pub fn has_member(&self, name: &str, member: &str) -> bool {
+        self.named(name).iter().any(|ty| self.member(ty, member).is_some())
+    }
+
     /// How many arguments a function takes.
     pub fn arguments(&self, name: &str) -> Option<usize> {
         self.named(name).iter().find_map(|t| {
