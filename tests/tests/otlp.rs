@@ -189,9 +189,8 @@ fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
         wait_for("a receiver", LIMIT, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     }
     // Metrics that would not go out while the test runs.
-    let to = |n: usize| {
-        format!("[otlp]\nendpoint = 'http://127.0.0.1:{}'\ninterval = '1h'\n", ports[n])
-    };
+    let to =
+        |n: usize| format!("[otlp]\nendpoint = 'http://127.0.0.1:{}'\ninterval = '1h'\n", ports[n]);
     let mut said = 0;
     let mut reload = |agent: &llmtrace_tests::agent::Agent, text: &str| {
         fs::write(&config, text).unwrap();
@@ -229,7 +228,8 @@ fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
             let points = lines(&files[n], "point");
             (!points.is_empty()).then_some(points)
         });
-        points.iter().find(|p| p["name"] == "gen_ai.server.request.duration").unwrap()["count"].clone()
+        points.iter().find(|p| p["name"] == "gen_ai.server.request.duration").unwrap()["count"]
+            .clone()
     };
     assert_eq!(count(0), 5);
     assert!(lines(&files[1], "point").is_empty());
@@ -238,7 +238,11 @@ fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
     send("b", 2);
     agent.wait_for_requests("server", 17);
     wait_for_spans(&files[1], 9);
-    assert_eq!(threads.len(), 1, "a thread that exports has the privileges of the others: {threads:?}");
+    assert_eq!(
+        threads.len(),
+        1,
+        "a thread that exports has the privileges of the others: {threads:?}"
+    );
     let dropped = agent.metrics().sum("llmtrace_otlp_items_total", &[("result", "dropped")]);
     agent.stop();
     assert_eq!((count(1), dropped), (9.into(), 0.0));
@@ -248,8 +252,7 @@ fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
 fn caps_of_threads(pid: u32) -> std::collections::BTreeSet<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let status = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
-    let caps = status.filter_map(|text| {
-        text.lines().find(|line| line.starts_with("CapEff")).map(str::to_owned)
-    });
+    let caps = status
+        .filter_map(|text| text.lines().find(|line| line.starts_with("CapEff")).map(str::to_owned));
     caps.collect()
 }

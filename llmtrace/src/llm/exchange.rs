@@ -11,8 +11,8 @@ use super::dialect::{
 };
 use super::json::clip;
 use super::outcome::{
-    Drops, Finished, MAX_MODEL, MAX_PATH, MAX_TRACEPARENT, MAX_TRACESTATE, MAX_USER_AGENT, Ns, Outcome, Phase,
-    Role, Settings,
+    Drops, Finished, MAX_MODEL, MAX_PATH, MAX_TRACEPARENT, MAX_TRACESTATE, MAX_USER_AGENT, Ns,
+    Outcome, Phase, Role, Settings,
 };
 use super::payload::Payload;
 use super::progress::Running;

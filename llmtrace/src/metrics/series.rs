@@ -288,7 +288,8 @@ impl Series {
     /// Empties the histograms whose bounds change.
     fn forget(&mut self, old: &Bounds, new: &Bounds) {
         let Bounds { first, whole, per_token, gap } = new;
-        let forget = |all: &mut [&mut Hist]| all.iter_mut().for_each(|hist| **hist = Hist::default());
+        let forget =
+            |all: &mut [&mut Hist]| all.iter_mut().for_each(|hist| **hist = Hist::default());
         if *first != old.first {
             forget(&mut [&mut self.first_byte, &mut self.first_token]);
         }

@@ -103,7 +103,9 @@ mod tests {
         let many = |n: usize| (0..n).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
         assert!(state(&many(32)).is_some());
         let long = format!("k={}", "v".repeat(257));
-        for bad in ["", " , ", "k", "k=", "=v", "K=v", "k=a=b", "k=\u{e9}", "*k=v", &many(33), &long] {
+        for bad in
+            ["", " , ", "k", "k=", "=v", "K=v", "k=a=b", "k=\u{e9}", "*k=v", &many(33), &long]
+        {
             assert_eq!(state(bad), None, "{bad}");
         }
     }

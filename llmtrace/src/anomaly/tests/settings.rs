@@ -62,7 +62,8 @@ fn signals_come_and_go() {
         ..config::Anomaly::default()
     };
     let raised = steady(&mut e, HOUR, HOUR + 60 * SECOND, slow);
-    let of = |events: &[Event], signal| events.iter().filter(|e| e.anomaly.signal == signal).count();
+    let of =
+        |events: &[Event], signal| events.iter().filter(|e| e.anomaly.signal == signal).count();
     let (ttft, e2e) = (of(&raised, Signal::Ttft), of(&raised, Signal::E2e));
     assert!(ttft > 0 && ttft + e2e == e.active().count(), "{raised:?}");
     let at = HOUR + 60 * SECOND;

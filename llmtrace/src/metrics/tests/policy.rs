@@ -130,7 +130,10 @@ fn histograms_of_other_buckets_start_anew() {
     let text = metrics.encode_text();
     // What was counted stays counted, and what has the bounds that it had.
     let count = |name: &str| sum(&text, name, &[]);
-    assert_eq!((count("llm_requests_total"), count("llm_request_duration_seconds_count")), (3.0, 3.0));
+    assert_eq!(
+        (count("llm_requests_total"), count("llm_request_duration_seconds_count")),
+        (3.0, 3.0)
+    );
     assert_eq!(count("llm_time_to_first_token_seconds_count"), 1.0);
     let buckets = text.lines().filter(|l| l.starts_with("llm_time_to_first_token_seconds_bucket"));
     let bounds: Vec<_> =
