@@ -6,14 +6,16 @@ import type { Dashboard } from "@grafana/grafana-foundation-sdk/dashboard";
 import {
   NEUTRAL, colours, grid, limits, lines, number, range, section, several, stack, start,
 } from "./panels";
+import { sum } from "./promql";
 
 const BY = 'instance=~"$instance"';
 const OWN = 'job=~"$job", instance=~"$instance"';
-const RATE = "[$__rate_interval]";
 /** Not records that are gone: long calls cut by --max-copy-kib, and entry times. */
 const REAL = 'reason!~"limit|stash"';
-const rate = (by: string, metric: string, more = BY): string =>
-  `sum by (${by}) (rate(${metric}{${more}}${RATE}))`;
+const rate = (by: string, metric: string, more = BY): string => sum(by, `${metric}{${more}}`);
+/** With what each agent is: its version and its kernel hook. */
+const known = (expr: string): string =>
+  `${expr} * on (instance) group_left (version) llmtrace_build_info * on (instance) group_left (backend) llmtrace_backend_info`;
 
 const health = [
   number(
@@ -45,7 +47,7 @@ const health = [
       title: "Records", unit: "recps", width: 4,
       description: "Records that the kernel programs hand over per second.",
     },
-    range(`sum(rate(llmtrace_records_total{${BY}, layer="ring"}${RATE}))`, "records"),
+    range(rate("", "llmtrace_records_total", `${BY}, layer="ring"`), "records"),
     NEUTRAL,
   ),
   number(
@@ -53,7 +55,7 @@ const health = [
       title: "Lost records", unit: "recps", width: 4,
       description: "Records lost between kernel and parser. Zero is normal; anything else makes requests incomplete.",
     },
-    range(`sum(rate(llmtrace_lost_records_total{${BY}, ${REAL}}${RATE})) or vector(0)`, "lost"),
+    range(`${rate("", "llmtrace_lost_records_total", `${BY}, ${REAL}`)} or vector(0)`, "lost"),
     [[0, "green"], [0.001, "red"]],
   ),
   number(
@@ -61,7 +63,7 @@ const health = [
       title: "CPU of the agents", unit: "short", width: 4, decimals: 3,
       description: "Cores, all agents together. What the kernel programs cost is in the traced processes' system time.",
     },
-    range(`sum(rate(process_cpu_seconds_total{${OWN}}${RATE}))`, "cores"),
+    range(rate("", "process_cpu_seconds_total", OWN), "cores"),
     NEUTRAL,
   ),
   grid(
@@ -73,19 +75,19 @@ const health = [
     [
       {
         name: "Targets", unit: "short",
-        expr: `llmtrace_targets{${BY}} * on (instance) group_left (version) llmtrace_build_info * on (instance) group_left (backend) llmtrace_backend_info`,
+        expr: known(`llmtrace_targets{${BY}}`),
       },
       {
         name: "Connections", unit: "short",
-        expr: `llmtrace_connections{${BY}} * on (instance) group_left (version) llmtrace_build_info * on (instance) group_left (backend) llmtrace_backend_info`,
+        expr: known(`llmtrace_connections{${BY}}`),
       },
       {
         name: "CPU", unit: "percentunit", decimals: 1, bad: [0.5, 1],
-        expr: `rate(process_cpu_seconds_total{${OWN}}[5m]) * on (instance) group_left (version) llmtrace_build_info * on (instance) group_left (backend) llmtrace_backend_info`,
+        expr: known(`rate(process_cpu_seconds_total{${OWN}}[5m])`),
       },
       {
         name: "Memory", unit: "bytes", bad: [100e6, 200e6],
-        expr: `process_resident_memory_bytes{${OWN}} * on (instance) group_left (version) llmtrace_build_info * on (instance) group_left (backend) llmtrace_backend_info`,
+        expr: known(`process_resident_memory_bytes{${OWN}}`),
       },
     ],
   ),
@@ -143,7 +145,7 @@ const cost = [
         title: "CPU of the agent", unit: "percentunit", width: 8,
         description: "Of one core. A few percent at a thousand events per second and stream; near 100 % it will lose records.",
       },
-      [range(`sum by (instance) (rate(process_cpu_seconds_total{${OWN}}${RATE}))`, "{{instance}}")],
+      [range(rate("instance", "process_cpu_seconds_total", OWN), "{{instance}}")],
     ).axisSoftMax(0.1),
     [[0, "green"], [0.5, "orange"], [1, "red"]],
   ),
@@ -159,7 +161,7 @@ const cost = [
       title: "CPU per record", unit: "s", width: 8,
       description: "The agent's CPU time over records that it took from the kernel. It rises when the agent is mostly idle and is then no cost.",
     },
-    [range(`sum by (instance) (rate(process_cpu_seconds_total{${OWN}}${RATE})) / (sum by (instance) (rate(llmtrace_records_total{${BY}, layer="ring"}${RATE})) > 0)`, "{{instance}}")],
+    [range(`${rate("instance", "process_cpu_seconds_total", OWN)} / (${rate("instance", "llmtrace_records_total", `${BY}, layer="ring"`)} > 0)`, "{{instance}}")],
   ),
   colours(
     stack(
@@ -192,7 +194,7 @@ const targets = [
       title: "CPU", unit: "short", width: 8,
       description: "Cores. A Python front end that stays at exactly one core is what its streams wait for.",
     },
-    [range(`sum by (instance, process, pid) (rate(llmtrace_target_cpu_seconds_total{${BY}}${RATE}))`, "{{process}} {{pid}} {{instance}}")],
+    [range(rate("instance, process, pid", "llmtrace_target_cpu_seconds_total"), "{{process}} {{pid}} {{instance}}")],
   ),
   lines(
     {

@@ -10,20 +10,18 @@ import {
   type About, DATASOURCE, NEUTRAL, type Steps, colours, grid, heat, label, limits, lines, number,
   range, section, several, stack, start,
 } from "./panels";
+import { RATE, sum } from "./promql";
 
 const BY = 'role="$role", server=~"$server", model=~"$model"';
 /** A model is known only from a successful answer, so requests under way have none. */
 const NO_MODEL = 'role="$role", server=~"$server"';
 /** The fault of the server: what the client did wrong (4xx) is not. Same as in the rules. */
 const FAILED = 'outcome=~"http_error|stream_error|server_disconnect|timeout", status!~"4.."';
-const RATE = "[$__rate_interval]";
 
 const requests = (more = "", by = ""): string => sum(by, `llm_requests_total{${and(more)}}`);
 const and = (more: string): string => (more ? `${BY}, ${more}` : BY);
-const sum = (by: string, series: string): string =>
-  `sum${by ? ` by (${by})` : ""} (rate(${series}${RATE}))`;
 const bucket = (metric: string, by = ""): string =>
-  `sum by (${by ? `${by}, ` : ""}le) (rate(${metric}_bucket{${BY}}${RATE}))`;
+  sum(by ? `${by}, le` : "le", `${metric}_bucket{${BY}}`);
 const quantile = (q: number, metric: string, by = ""): string =>
   `histogram_quantile(${q}, ${bucket(metric, by)})`;
 const mean = (metric: string): string => `${sum("", `${metric}_sum{${BY}}`)} / ${sum("", `${metric}_count{${BY}}`)}`;

@@ -2,6 +2,9 @@
 //!
 //! It blocks, so it belongs on threads of its own and never on the agent's.
 
+#[cfg(test)]
+pub mod receiver;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::crypto::ring;

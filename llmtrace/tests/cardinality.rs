@@ -38,6 +38,7 @@ fn exchange(n: usize, metrics: &Metrics) -> bool {
         content_type: Some("application/json"),
         content_encoding: None,
         traceparent: None,
+        tracestate: None,
         expect_continue: false,
         upgrade: false,
         keep_alive: true,

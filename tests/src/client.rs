@@ -46,6 +46,8 @@ pub struct Request {
     pub abort: Option<Abort>,
     /// A header of that name.
     pub traceparent: Option<String>,
+    /// A header of that name.
+    pub tracestate: Option<String>,
 }
 
 impl Request {
@@ -58,6 +60,7 @@ impl Request {
             stream: ask.stream,
             abort: None,
             traceparent: None,
+            tracestate: None,
         }
     }
 
@@ -69,10 +72,13 @@ impl Request {
 
     /// The bytes on the wire.
     pub fn encode(&self) -> Vec<u8> {
-        let header = |value| format!("traceparent: {value}\r\n");
-        let traceparent = self.traceparent.as_ref().map(header).unwrap_or_default();
+        let trace = [("traceparent", &self.traceparent), ("Tracestate", &self.tracestate)];
+        let trace: String = trace
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}: {}\r\n", value.as_ref()?)))
+            .collect();
         let mut bytes = format!(
-            "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {}\r\n{traceparent}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{} {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: {}\r\n{trace}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             self.method, self.path, self.user_agent, self.body.len()
         )
         .into_bytes();

@@ -186,6 +186,21 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// So many small servers in one process, and where they are. Each has any model.
+    #[track_caller]
+    pub fn crowd(servers: usize) -> (Self, Vec<Address>) {
+        let mut command = rust("crowd");
+        command.arg("--servers").arg(servers.to_string());
+        let process = Process::spawn(&mut command);
+        let addresses = wait_for("the ports of many servers", START_LIMIT, || {
+            let line = process.output().find(|line| line.starts_with("ports "))?;
+            let ports = line.split(' ').filter_map(|port| port.parse().ok());
+            Some(ports.map(Address::loopback).collect::<Vec<_>>())
+        });
+        let address = addresses.first().expect("at least one").clone();
+        (Self { address, process, dir: TempDir::new() }, addresses)
+    }
+
     /// Measures what its own calls cost, over `calls` of them.
     #[track_caller]
     pub fn cost(calls: usize) -> Self {

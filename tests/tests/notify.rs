@@ -15,6 +15,7 @@ use llmtrace_tests::plan::{Ask, Plan};
 use llmtrace_tests::process::Process;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use rustix::process::Signal;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -65,12 +66,9 @@ fn a_slow_server_is_an_alert_until_it_is_fast_again() {
     let port = free_port();
     let _alertmanager = alertmanager(dir.path(), port);
     let (config, log) = (dir.join("llmtrace.toml"), dir.join("anomalies.jsonl"));
-    let text = format!(
-        "[anomaly]\ninterval = '1s'\nwarm-up = '5s'\nwindow = '1m'\nraise = 2\nclear = 3\n\
-         signals = ['ttft']\n[notify]\nalertmanager = 'http://127.0.0.1:{port}'\n\
-         labels = {{ cluster = 'test' }}\n"
-    );
-    fs::write(&config, text).unwrap();
+    let anomaly = "[anomaly]\ninterval = '1s'\nwarm-up = '5s'\nwindow = '1m'\nraise = 2\nclear = 3\n\
+                   signals = ['ttft']\n";
+    fs::write(&config, anomaly).unwrap();
     let agent = Options::default()
         .pid(server.id())
         .arg("--config", &config)
@@ -85,7 +83,19 @@ fn a_slow_server_is_an_alert_until_it_is_fast_again() {
     }
     assert_eq!(firing(port), [] as [Value; 0], "{}", agent.get("/api/v1/anomalies").1);
 
+    // Nobody is to be told until the file says so: then of what is under way as well.
     let began = now();
+    wait_for("an anomaly", LIMIT, || {
+        load(&server.address, requests(&slow), 8);
+        (agent.metrics().sum("llmtrace_anomaly", &[("signal", "ttft")]) > 0.0).then_some(())
+    });
+    println!("found {} ms after the server became slow", (now() - began) / 1_000_000);
+    assert_eq!(firing(port), [] as [Value; 0]);
+    let notify = format!(
+        "[notify]\nalertmanager = 'http://127.0.0.1:{port}'\nlabels = {{ cluster = 'test' }}\n"
+    );
+    fs::write(&config, format!("{anomaly}{notify}")).unwrap();
+    agent.signal(Signal::HUP);
     let alerts = wait_for("an alert", LIMIT, || {
         load(&server.address, requests(&slow), 8);
         // One that begins as a warning becomes critical.
@@ -93,7 +103,6 @@ fn a_slow_server_is_an_alert_until_it_is_fast_again() {
             |alerts: &Vec<Value>| alerts.iter().all(|a| a["labels"]["severity"] == "critical");
         Some(firing(port)).filter(|alerts| !alerts.is_empty() && all(alerts))
     });
-    println!("fires {} ms after the server became slow", (now() - began) / 1_000_000);
     for alert in &alerts {
         let labels = &alert["labels"];
         assert_eq!(labels["alertname"], "LlmtraceAnomalyDetected");

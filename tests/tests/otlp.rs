@@ -15,6 +15,7 @@ use llmtrace_tests::plan::{Ask, Plan};
 use llmtrace_tests::process::Process;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use rustix::process::Signal;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -26,6 +27,22 @@ fn lines(file: &Path, kind: &str) -> Vec<Value> {
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     all.filter(|line| line["type"] == kind).collect()
+}
+
+fn receiver(port: u16, file: &Path, more: &[&str]) -> Process {
+    let mut receiver = Command::new(paths::python());
+    receiver.arg(paths::app("otlp_receiver.py")).arg(port.to_string()).arg(file).args(more);
+    Process::spawn(&mut receiver)
+}
+
+/// Waits until `file` has so many spans, and gives them.
+#[track_caller]
+fn wait_for_spans(file: &Path, count: usize) -> Vec<Value> {
+    wait_for("spans", LIMIT, || {
+        let spans = lines(file, "span");
+        assert!(spans.len() <= count, "{spans:?}");
+        (spans.len() == count).then_some(spans)
+    })
 }
 
 fn wall_offset() -> i128 {
@@ -40,7 +57,7 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
     let server = Server::app(Model::Thread);
     let dir = TempDir::new();
     let (config, file, port) = (dir.join("llmtrace.toml"), dir.join("otlp.jsonl"), free_port());
-    fs::write(&config, "[otlp]\ninterval = '500ms'\n").unwrap();
+    fs::write(&config, "[otlp]\ninterval = '500ms'\ncompression = 'gzip'\n").unwrap();
     let agent = Options::default()
         .pid(server.id())
         .arg("--config", &config)
@@ -63,19 +80,14 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
             2 => Some(format!("00-{}-{}-01", trace(n).replace('0', "G"), parent(n))),
             _ => Some(format!("00-{}-{}-01", trace(n), parent(n))),
         };
+        request.tracestate = Some(format!("vendor={n}, other=x"));
         request
     });
     let records = load(&server.address, requests.collect(), 3);
     agent.wait_for_requests("server", REQUESTS);
     // The collector comes late, and refuses the first request.
-    let mut receiver = Command::new(paths::python());
-    receiver.arg(paths::app("otlp_receiver.py")).arg(port.to_string()).arg(&file);
-    let receiver = Process::spawn(&mut receiver);
-    let spans = wait_for("spans", LIMIT, || {
-        let spans = lines(&file, "span");
-        assert!(spans.len() < REQUESTS, "{spans:?}");
-        (spans.len() == REQUESTS - 1).then_some(spans)
-    });
+    let receiver = receiver(port, &file, &["--not-ready"]);
+    let spans = wait_for_spans(&file, REQUESTS - 1);
     let duration = "gen_ai.server.request.duration";
     let points = wait_for("metrics", LIMIT, || {
         let points = lines(&file, "point");
@@ -103,11 +115,12 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
         }
         let span = span.unwrap_or_else(|| panic!("no span of entry {n}: {entry:?}"));
         if nth <= 2 {
-            assert_eq!(span["parent_span_id"], "");
+            assert_eq!((&span["parent_span_id"], &span["trace_state"]), (&"".into(), &"".into()));
             assert_eq!(span["trace_id"].as_str().unwrap().len(), 32);
         } else {
             assert_eq!(span["trace_id"], trace(nth));
             assert_eq!(span["parent_span_id"], parent(nth));
+            assert_eq!(span["trace_state"], format!("vendor={nth},other=x"));
         }
         assert_eq!(span["span_id"].as_str().unwrap().len(), 16);
         // As the request log has it, on the wall clock.
@@ -161,4 +174,85 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
     let sum: u64 = records.iter().filter_map(|r| r.output_tokens()).sum();
     assert_eq!(output.last().unwrap()["sum"].as_f64(), Some(sum as f64));
     drop(receiver);
+}
+
+#[test]
+fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let dir = TempDir::new();
+    let config = dir.join("llmtrace.toml");
+    let (ports, files) = ([free_port(), free_port()], ["a", "b"].map(|name| dir.join(name)));
+    let _receivers = [0, 1].map(|n| receiver(ports[n], &files[n], &[]));
+    for port in ports {
+        wait_for("a receiver", LIMIT, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+    // Metrics that would not go out while the test runs.
+    let to =
+        |n: usize| format!("[otlp]\nendpoint = 'http://127.0.0.1:{}'\ninterval = '1h'\n", ports[n]);
+    let mut said = 0;
+    let mut reload = |agent: &llmtrace_tests::agent::Agent, text: &str| {
+        fs::write(&config, text).unwrap();
+        agent.signal(Signal::HUP);
+        said += 1;
+        let line = "llmtrace: reloaded: ";
+        wait_for(line, LIMIT, || (agent.printed().matches(line).count() == said).then_some(()));
+    };
+    fs::write(dir.join("llmtrace.toml"), "").unwrap();
+    let agent =
+        Options::default().pid(server.id()).arg("--config", dir.join("llmtrace.toml")).start();
+    let send = |name: &str, count: usize| {
+        let all = (0..count).map(|n| Request::new(format!("{name}/{n}"), &Ask::default()));
+        assert_eq!(load(&server.address, all.collect(), 2).len(), count);
+    };
+    send("nobody", 3);
+    agent.wait_for_requests("server", 3);
+    reload(&agent, &to(0));
+    send("a", 5);
+    agent.wait_for_requests("server", 8);
+    let threads = caps_of_threads(agent.id());
+    reload(&agent, &to(1));
+    send("b", 7);
+    agent.wait_for_requests("server", 15);
+
+    let named = |spans: &[Value], name: &str| {
+        let names = spans.iter().filter_map(|s| s["attributes"]["user_agent.original"].as_str());
+        names.filter(|n| n.starts_with(name)).count()
+    };
+    let (a, b) = (wait_for_spans(&files[0], 5), wait_for_spans(&files[1], 7));
+    assert_eq!((named(&a, "a/"), named(&b, "b/")), (5, 7));
+    // The old one got its metrics at once, and those of the new one count from the reload on.
+    let count = |n: usize| {
+        let points = wait_for("points", LIMIT, || {
+            let points = lines(&files[n], "point");
+            (!points.is_empty()).then_some(points)
+        });
+        points.iter().find(|p| p["name"] == "gen_ai.server.request.duration").unwrap()["count"]
+            .clone()
+    };
+    assert_eq!(count(0), 5);
+    assert!(lines(&files[1], "point").is_empty());
+    // Settings that stay keep the exporter, and its counts.
+    reload(&agent, &format!("{}spans = true\n", to(1)));
+    send("b", 2);
+    agent.wait_for_requests("server", 17);
+    wait_for_spans(&files[1], 9);
+    assert_eq!(
+        threads.len(),
+        1,
+        "a thread that exports has the privileges of the others: {threads:?}"
+    );
+    let dropped = agent.metrics().sum("llmtrace_otlp_items_total", &[("result", "dropped")]);
+    agent.stop();
+    assert_eq!((count(1), dropped), (9.into(), 0.0));
+}
+
+/// The sets of capabilities that threads of the process have.
+fn caps_of_threads(pid: u32) -> std::collections::BTreeSet<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let status = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let caps = status
+        .filter_map(|text| text.lines().find(|line| line.starts_with("CapEff")).map(str::to_owned));
+    caps.collect()
 }

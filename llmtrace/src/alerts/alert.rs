@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::anomaly::{Event, Severity, What};
+use crate::anomaly::{Anomaly, Event, Severity, What};
 use crate::export::anomalies::wall;
 
 /// Name of all alerts that are sent; the rules of dashboards/ have others.
@@ -26,18 +26,23 @@ pub struct Alert {
 /// What to send because of `event`. The severity is a label, and labels are what an alert is: one
 /// that got worse is over as a warning and begins as critical.
 pub(super) fn of(event: &Event, wall_offset: i64) -> Vec<Alert> {
-    let alert = make(event, event.anomaly.severity, wall_offset);
+    let alert = active(&event.anomaly, wall_offset);
     match event.what {
         What::Raised | What::Cleared => vec![alert],
         What::Worse => {
             let ends_at = Some(wall(event.at, wall_offset));
-            vec![Alert { ends_at, ..make(event, Severity::Warning, wall_offset) }, alert]
+            let warning = make(&event.anomaly, Severity::Warning, wall_offset);
+            vec![Alert { ends_at, ..warning }, alert]
         }
     }
 }
 
-fn make(event: &Event, severity: Severity, wall_offset: i64) -> Alert {
-    let a = &event.anomaly;
+/// Of an anomaly as it is.
+pub(super) fn active(a: &Anomaly, wall_offset: i64) -> Alert {
+    make(a, a.severity, wall_offset)
+}
+
+fn make(a: &Anomaly, severity: Severity, wall_offset: i64) -> Alert {
     let mut labels = BTreeMap::new();
     let pairs = [
         ("alertname", NAME),

@@ -17,7 +17,7 @@ use crate::llm::{Finished, Ns, Peer, Running, Watch};
 use crate::metrics::{AnomalyGauge, Metrics};
 
 pub use board::Board;
-pub use sender::Sender;
+pub use sender::{Receiver, Sender};
 
 /// For how long an anomaly that is over has a gauge of 0.
 const AFTER: Ns = 600_000_000_000;
@@ -84,9 +84,50 @@ impl Alerts {
         self.log = Some(log);
     }
 
-    /// Has alerts sent.
-    pub fn send_by(&mut self, sender: Sender) {
-        self.sender = Some(sender);
+    /// Has alerts sent by that, or no longer. It is told of what is under way.
+    pub fn send_by(&mut self, sender: Option<Sender>) {
+        self.sender = sender;
+        let wall_offset = (self.wall_offset)();
+        if let Some(sender) = &self.sender {
+            self.engine.active().for_each(|active| sender.send(alert::active(active, wall_offset)));
+        }
+    }
+
+    /// What [`Alerts::log_to`] was told; it gets no more lines.
+    pub fn take_log(&mut self) -> Option<Box<dyn Write>> {
+        self.log.take()
+    }
+
+    pub fn settings(&self) -> &config::Anomaly {
+        self.engine.settings()
+    }
+
+    pub fn sender(&self) -> Option<&Sender> {
+        self.sender.as_ref()
+    }
+
+    /// Watches by other settings from `now` on; what was learned is kept where it still means
+    /// something ([`Engine::set`]).
+    pub fn set(&mut self, settings: config::Anomaly, now: Ns) {
+        self.engine.set(settings, now);
+        if self.news() {
+            self.show();
+        }
+    }
+
+    /// Nobody watches any more: what is under way is over.
+    pub fn end(&mut self, now: Ns) {
+        self.engine.end(now);
+        self.news();
+        self.gauges.clear();
+        self.show();
+    }
+
+    /// Whether anything happened.
+    fn news(&mut self) -> bool {
+        let events = self.engine.take_events();
+        events.iter().for_each(|event| self.event(event));
+        !events.is_empty()
     }
 
     fn event(&mut self, event: &Event) {
@@ -160,11 +201,10 @@ impl Watch for Alerts {
 
     fn tick(&mut self, now: Ns) {
         self.engine.tick(now);
-        let events = self.engine.take_events();
         let before = self.gauges.len();
         self.gauges.retain(|g| g.ended.is_none_or(|ended| now.saturating_sub(ended) < AFTER));
-        if !events.is_empty() || self.gauges.len() != before {
-            events.iter().for_each(|event| self.event(event));
+        let fewer = self.gauges.len() != before;
+        if self.news() || fewer {
             self.show();
         }
     }

@@ -4,7 +4,7 @@
 //! agent is gone. What cannot be sent is kept and tried again, as far as there is room.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -31,32 +31,60 @@ const STALE: Duration = Duration::from_secs(900);
 const EXPIRES: u32 = 4;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whom alerts go to, and with what.
+#[derive(Clone, PartialEq)]
+pub struct Receiver {
+    url: String,
+    headers: Vec<(String, String)>,
+    labels: BTreeMap<String, String>,
+    generator_url: Option<String>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Headers hold secrets, and a URL may.
+        f.debug_struct("Receiver").field("labels", &self.labels).finish_non_exhaustive()
+    }
+}
+
+impl Receiver {
+    /// None if nobody is to be told. Reads the files with secrets.
+    pub fn new(config: &config::Notify) -> Result<Option<Self>> {
+        let Some(base) = &config.alertmanager else { return Ok(None) };
+        Ok(Some(Self {
+            url: format!("{}/api/v2/alerts", base.trim_end_matches('/')),
+            headers: headers(config)?,
+            labels: config.labels.clone(),
+            generator_url: config.generator_url.clone(),
+            timeout: config.timeout.unwrap_or(TIMEOUT),
+        }))
+    }
+}
+
 /// Takes alerts without waiting; a clone sends by the same thread.
 #[derive(Clone, Debug)]
 pub struct Sender {
+    receiver: Receiver,
     queue: SyncSender<Alert>,
     metrics: Metrics,
 }
 
 impl Sender {
     /// Starts the thread. It ends with the last clone of the value.
-    pub fn start(config: &config::Notify, metrics: Metrics) -> Result<Option<Self>> {
-        Self::start_with(config, metrics, RESEND)
+    pub fn start(receiver: Receiver, metrics: Metrics) -> Result<Self> {
+        Self::start_with(receiver, metrics, RESEND)
     }
 
     pub(super) fn start_with(
-        config: &config::Notify,
+        receiver: Receiver,
         metrics: Metrics,
         resend: Duration,
-    ) -> Result<Option<Self>> {
-        let Some(base) = &config.alertmanager else { return Ok(None) };
+    ) -> Result<Self> {
         let (queue, alerts) = sync_channel(QUEUE);
         let thread = Thread {
-            url: format!("{}/api/v2/alerts", base.trim_end_matches('/')),
-            headers: headers(config)?,
-            labels: config.labels.clone(),
-            generator_url: config.generator_url.clone(),
-            agent: client::agent(config.timeout.unwrap_or(TIMEOUT)),
+            agent: client::agent(receiver.timeout),
+            to: receiver.clone(),
             metrics: metrics.clone(),
             resend,
             known: HashMap::new(),
@@ -65,7 +93,11 @@ impl Sender {
         };
         let builder = std::thread::Builder::new().name("alerts".into());
         builder.spawn(move || thread.run(&alerts))?;
-        Ok(Some(Self { queue, metrics }))
+        Ok(Self { receiver, queue, metrics })
+    }
+
+    pub fn receiver(&self) -> &Receiver {
+        &self.receiver
     }
 
     pub(super) fn send(&self, alert: Alert) {
@@ -100,10 +132,7 @@ fn headers(config: &config::Notify) -> Result<Vec<(String, String)>> {
 }
 
 struct Thread {
-    url: String,
-    headers: Vec<(String, String)>,
-    labels: BTreeMap<String, String>,
-    generator_url: Option<String>,
+    to: Receiver,
     agent: Agent,
     metrics: Metrics,
     resend: Duration,
@@ -120,7 +149,7 @@ struct Known {
 }
 
 impl Thread {
-    fn run(mut self, alerts: &Receiver<Alert>) {
+    fn run(mut self, alerts: &std::sync::mpsc::Receiver<Alert>) {
         let mut due: Option<Instant> = None;
         loop {
             let wait = due.map_or(RESEND, |due| due.saturating_duration_since(Instant::now()));
@@ -146,10 +175,10 @@ impl Thread {
     }
 
     fn take(&mut self, mut alert: Alert) {
-        for (name, value) in &self.labels {
+        for (name, value) in &self.to.labels {
             alert.labels.entry(name.clone()).or_insert_with(|| value.clone());
         }
-        alert.generator_url.clone_from(&self.generator_url);
+        alert.generator_url.clone_from(&self.to.generator_url);
         if self.known.len() >= MAX_ALERTS && !self.known.contains_key(&alert.labels) {
             self.metrics.notified(Sent::Dropped, 1);
             return;
@@ -176,7 +205,7 @@ impl Thread {
             .collect();
         for batch in all.chunks(BATCH) {
             let Ok(body) = serde_json::to_vec(batch) else { continue };
-            let posted = client::post(&self.agent, &self.url, &self.headers, &body);
+            let posted = client::post(&self.agent, &self.to.url, &self.to.headers, &body);
             let count = batch.len() as u64;
             let (why, wait) = match posted {
                 Posted::Taken(_) => {

@@ -1,53 +1,27 @@
-//! What a receiver of Alertmanager's API gets. The receiver is one of this file and checks the
-//! JSON against the API's schema; tests/tests/notify.rs has a real Alertmanager.
+//! What a receiver of Alertmanager's API gets. The receiver is a fake, and the JSON is checked against
+//! the API's schema here; tests/tests/notify.rs has a real Alertmanager.
 
-use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::*;
 use crate::anomaly::{End, Offender};
+use crate::client::receiver::{Post, receiver};
 use crate::llm::Outcome;
 
 const SECOND: Ns = 1_000_000_000;
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Answers with the next of `statuses`, then with 200; gives head and body.
-fn receiver(statuses: &'static [u16]) -> (String, Receiver<(String, Value)>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let (told, got) = channel();
-    std::thread::spawn(move || {
-        let mut statuses = statuses.iter();
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            let mut byte = [0];
-            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8(head).unwrap();
-            let lower = head.to_lowercase();
-            let Some(length) = lower.lines().find_map(|l| l.strip_prefix("content-length: "))
-            else {
-                continue;
-            };
-            let mut body = vec![0; length.parse().unwrap()];
-            stream.read_exact(&mut body).unwrap();
-            let status = statuses.next().copied().unwrap_or(200);
-            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                .unwrap();
-            let body = serde_json::from_slice(&body).unwrap();
-            check_postable(&body);
-            if told.send((head, body)).is_err() {
-                return;
-            }
-        }
-    });
-    (url, got)
+/// The next request: its head, and alerts that are as the API has them.
+#[track_caller]
+fn next(got: &mpsc::Receiver<Post>) -> (Post, Value) {
+    let post = got.recv_timeout(LIMIT).unwrap();
+    let alerts = serde_json::from_slice(&post.body).unwrap();
+    check_postable(&alerts);
+    (post, alerts)
 }
 
 /// `postableAlerts` of Alertmanager's openapi.yaml: a list of alerts, whose labels are needed.
@@ -119,7 +93,7 @@ fn cleared() -> Event {
 fn alerts(sender: Option<Sender>, metrics: &Metrics) -> Alerts {
     let settings = config::Anomaly::default();
     let mut alerts = Alerts::new(settings, metrics.clone(), Board::default(), || 0);
-    sender.into_iter().for_each(|sender| alerts.send_by(sender));
+    alerts.send_by(sender);
     alerts
 }
 
@@ -146,15 +120,16 @@ fn raised_worse_cleared_at_a_receiver_that_first_fails() {
         generator_url: Some("http://llmtrace/".into()),
         ..config::Notify::default()
     };
-    let sender = Sender::start(&config, metrics.clone()).unwrap();
+    let to = Receiver::new(&config).unwrap().unwrap();
+    let sender = Some(Sender::start(to, metrics.clone()).unwrap());
     std::fs::remove_file(dir).unwrap();
     let mut alerts = alerts(sender, &metrics);
 
     alerts.event(&raised());
-    let (head, first) = got.recv_timeout(LIMIT).unwrap();
-    assert!(head.starts_with("POST /api/v2/alerts HTTP/1.1\r\n"), "{head}");
-    assert!(head.to_lowercase().contains("authorization: basic bwu6c2vjcmv0"), "{head}");
-    let (_, again) = got.recv_timeout(LIMIT).unwrap();
+    let (post, first) = next(&got);
+    assert_eq!(post.path, "/api/v2/alerts");
+    assert_eq!(post.header("authorization"), Some("Basic bWU6c2VjcmV0"));
+    let (_, again) = next(&got);
     let labels = serde_json::json!({
         "alertname": "LlmtraceAnomalyDetected", "signal": "ttft", "method": "window",
         "severity": "warning", "server": "vllm:8000", "model": "llama", "cluster": "a",
@@ -169,8 +144,8 @@ fn raised_worse_cleared_at_a_receiver_that_first_fails() {
 
     // It is over as a warning and begins as critical; the first try is one too many for the receiver.
     alerts.event(&worse());
-    got.recv_timeout(LIMIT).unwrap();
-    let (_, both) = got.recv_timeout(LIMIT).unwrap();
+    next(&got);
+    let (_, both) = next(&got);
     let by = |severity: &str| {
         let all = both.as_array().unwrap();
         all.iter().find(|a| a["labels"]["severity"] == severity).unwrap()["endsAt"].clone()
@@ -184,7 +159,7 @@ fn raised_worse_cleared_at_a_receiver_that_first_fails() {
 
     wait(&metrics, "llmtrace_notifications_total{result=\"ok\"} 3");
     alerts.event(&cleared());
-    let (_, last) = got.recv_timeout(LIMIT).unwrap();
+    let (_, last) = next(&got);
     assert_eq!(last.as_array().unwrap().len(), 1, "what was told to be over is gone: {last}");
     assert_eq!(last[0]["endsAt"], "1970-01-01T00:03:20.000Z");
 }
@@ -194,11 +169,11 @@ fn what_fires_is_sent_again() {
     let (url, got) = receiver(&[]);
     let metrics = Metrics::default();
     let config = config::Notify { alertmanager: Some(url), ..config::Notify::default() };
-    let sender = Sender::start_with(&config, metrics.clone(), Duration::from_millis(100)).unwrap();
-    let mut alerts = alerts(sender, &metrics);
+    let to = Receiver::new(&config).unwrap().unwrap();
+    let sender = Sender::start_with(to, metrics.clone(), Duration::from_millis(100)).unwrap();
+    let mut alerts = alerts(Some(sender), &metrics);
     alerts.event(&raised());
-    let times: Vec<Value> =
-        (0..3).map(|_| got.recv_timeout(LIMIT).unwrap().1[0]["startsAt"].clone()).collect();
+    let times: Vec<Value> = (0..3).map(|_| next(&got).1[0]["startsAt"].clone()).collect();
     assert_eq!(times, ["1970-01-01T00:01:40.000Z"; 3]);
 }
 
@@ -208,7 +183,8 @@ fn a_receiver_that_is_gone_costs_bounded_memory_and_no_time() {
     let metrics = Metrics::default();
     let url = Some(format!("http://{closed}"));
     let config = config::Notify { alertmanager: url, ..config::Notify::default() };
-    let sender = Sender::start(&config, metrics.clone()).unwrap().unwrap();
+    let to = Receiver::new(&config).unwrap().unwrap();
+    let sender = Sender::start(to, metrics.clone()).unwrap();
     let began = std::time::Instant::now();
     for n in 0..5_000 {
         let anomaly = Anomaly { server: format!("s{n}").into(), ..anomaly() };

@@ -77,6 +77,15 @@ impl Detector {
         *self = Self::new(self.signal, self.method);
     }
 
+    /// It is told other settings from here on.
+    pub(super) fn set(&mut self, now: Ns, old: &config::Anomaly, new: &config::Anomaly) {
+        if let State::Quantile(history) = &mut self.state
+            && old.quantile_half_life != new.quantile_half_life
+        {
+            history.scale(now, old.quantile_half_life);
+        }
+    }
+
     fn warm(&self, now: Ns, s: &config::Anomaly) -> bool {
         self.since.is_some_and(|since| now - since.min(now) >= s.warm_up.as_nanos() as Ns)
     }
@@ -258,15 +267,25 @@ impl History {
 
     /// What a value weighs now.
     fn heaviness(&mut self, now: Ns, half_life: std::time::Duration) -> f64 {
-        let epoch = *self.epoch.get_or_insert(now);
-        let heavy = ((now - epoch.min(now)) as f64 / half_life.as_nanos().max(1) as f64).exp2();
+        let heavy = self.weight(now, half_life);
         if heavy < 1e6 {
             return heavy;
         }
+        self.scale(now, half_life);
+        1.0
+    }
+
+    fn weight(&mut self, now: Ns, half_life: std::time::Duration) -> f64 {
+        let epoch = *self.epoch.get_or_insert(now);
+        ((now - epoch.min(now)) as f64 / half_life.as_nanos().max(1) as f64).exp2()
+    }
+
+    /// What there is now weighs what it is worth, and what comes next weighs 1.
+    fn scale(&mut self, now: Ns, half_life: std::time::Duration) {
+        let heavy = self.weight(now, half_life);
         self.bins.iter_mut().for_each(|bin| *bin = (f64::from(*bin) / heavy) as f32);
         self.total /= heavy;
         self.epoch = Some(now);
-        1.0
     }
 
     fn add(&mut self, y: f64, heavy: f64) {
@@ -296,5 +315,37 @@ impl History {
             left -= bin;
         }
         Some(self.low + self.width * BINS as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_history_of_another_half_life_is_worth_as_much() {
+        let days = |n: u64| Duration::from_secs(n * 24 * 3_600);
+        let hour = 3_600_000_000_000;
+        let s = |n| config::Anomaly { quantile_half_life: days(n), ..config::Anomaly::default() };
+        let mut detector = Detector::new(Signal::Ttft, Method::Quantile);
+        let sample = |to| Sample { from: to, to, y: 0.0, tail: 0.0, noise: 0.0 };
+        for at in 0..48 {
+            detector.learn(&sample(at * hour), &[0.0; 100], None, &s(1));
+        }
+        let now = 48 * hour;
+        let weigh = |detector: &mut Detector, half_life| {
+            let State::Quantile(history) = &mut detector.state else { panic!() };
+            // In values of today.
+            let worth = history.total / history.weight(now, half_life);
+            (worth, history.bins.iter().map(|bin| f64::from(*bin)).sum::<f64>())
+        };
+        let (before, _) = weigh(&mut detector, days(1));
+        detector.set(now, &s(1), &s(7));
+        let (after, bins) = weigh(&mut detector, days(7));
+        assert!((after - before).abs() < 1e-6 && (bins - after).abs() < 0.1, "{before} {after}");
+        // Of two days, at a half-life of one.
+        assert!((2_400.0..2_600.0).contains(&before), "{before}");
     }
 }

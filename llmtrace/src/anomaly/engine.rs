@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::series::{IDLE, Series, Shared};
-use super::{Anomaly, Event, Signal};
+use super::{Anomaly, End, Event, Signal};
 use crate::config;
 use crate::llm::{Finished, Ns, Outcome, Peer, Running, Watch};
 
@@ -37,19 +37,45 @@ pub(super) struct Server {
 
 impl Engine {
     pub fn new(settings: config::Anomaly) -> Self {
-        let wanted = |signal: &Signal| {
-            settings.signals.is_empty() || settings.signals.iter().any(|s| s == signal.name())
-        };
-        let signals = Signal::ALL.into_iter().filter(wanted).collect();
         Self {
+            signals: wanted(&settings),
             settings,
-            signals,
             servers: HashMap::new(),
             count: 0,
             events: Vec::new(),
             next_id: 0,
             next_close: None,
             unattributed: 0,
+        }
+    }
+
+    pub fn settings(&self) -> &config::Anomaly {
+        &self.settings
+    }
+
+    /// Watches by other settings from `now` on. What was learned is kept, except of signals that are
+    /// no longer looked at and where intervals have another length: what one of ten seconds looks like
+    /// says little of one of a minute.
+    pub fn set(&mut self, settings: config::Anomaly, now: Ns) {
+        let anew = settings.interval != self.settings.interval;
+        self.signals = wanted(&settings);
+        let Self { settings: old, signals, servers, events, next_id, .. } = self;
+        let mut shared = Shared { settings: old, events, next_id };
+        for series in servers.values_mut().flat_map(|s| s.models.values_mut()) {
+            series.set(signals, &settings, anew, now, &mut shared);
+        }
+        if anew {
+            self.next_close = None;
+        }
+        self.settings = settings;
+    }
+
+    /// Ends what is under way: nobody watches any more.
+    pub fn end(&mut self, now: Ns) {
+        let Self { settings, servers, events, next_id, .. } = self;
+        let mut shared = Shared { settings, events, next_id };
+        for series in servers.values_mut().flat_map(|s| s.models.values_mut()) {
+            series.end((now, End::Unwatched), &mut shared);
         }
     }
 
@@ -90,7 +116,7 @@ impl Engine {
         let Some(server) = self.servers.get_mut(&name) else { return false };
         if let Some(mut gone) = server.models.remove(&model) {
             let Self { settings, events, next_id, .. } = self;
-            gone.end(now, &mut Shared { settings, events, next_id });
+            gone.end((now, End::Evicted), &mut Shared { settings, events, next_id });
             self.count -= 1;
         }
         if server.models.is_empty() {
@@ -137,6 +163,14 @@ impl Engine {
         };
         server.models.get_mut(key.as_deref().unwrap_or(named))
     }
+}
+
+/// The signals that are looked at.
+fn wanted(settings: &config::Anomaly) -> Vec<Signal> {
+    let wanted = |signal: &Signal| {
+        settings.signals.is_empty() || settings.signals.iter().any(|s| s == signal.name())
+    };
+    Signal::ALL.into_iter().filter(wanted).collect()
 }
 
 impl Watch for Engine {

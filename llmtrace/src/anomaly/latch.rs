@@ -48,7 +48,7 @@ impl Latch {
         let mask = 1_u32.checked_shl(s.raise_of).map_or(u32::MAX, |bit| bit - 1);
         self.recent = ((self.recent << 1) | u32::from(exceeds)) & mask;
         self.begins.push_back(from);
-        if self.begins.len() > s.raise_of as usize {
+        while self.begins.len() > s.raise_of as usize {
             self.begins.pop_front();
         }
         self.calm = if calm { self.calm + 1 } else { 0 };

@@ -84,6 +84,8 @@ pub enum End {
     Adapted,
     /// The series made room for another one.
     Evicted,
+    /// Nobody looks at it any more: the configuration changed.
+    Unwatched,
 }
 
 impl End {
@@ -93,6 +95,7 @@ impl End {
             Self::Idle => "idle",
             Self::Adapted => "adapted",
             Self::Evicted => "evicted",
+            Self::Unwatched => "unwatched",
         }
     }
 }

@@ -177,9 +177,37 @@ impl Series {
     }
 
     /// Ends what is under way.
-    pub(super) fn end(&mut self, now: Ns, shared: &mut Shared<'_>) {
-        for (_, latch, anomaly) in self.signals.iter_mut().flat_map(|w| &mut w.methods) {
-            clear(latch, anomaly, (now, End::Evicted), shared);
+    pub(super) fn end(&mut self, end: (Ns, End), shared: &mut Shared<'_>) {
+        self.signals.iter_mut().for_each(|watched| watched.end(end, shared));
+    }
+
+    /// Looks at `signals` by the settings `new` from now on; `shared` has the old ones. `anew`: as if
+    /// nothing had been learned.
+    pub(super) fn set(
+        &mut self,
+        signals: &[Signal],
+        new: &config::Anomaly,
+        anew: bool,
+        now: Ns,
+        shared: &mut Shared<'_>,
+    ) {
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for watched in self.signals.drain(..) {
+            let keep = !anew && signals.contains(&watched.signal);
+            if keep { &mut kept } else { &mut gone }.push(watched);
+        }
+        gone.iter_mut().for_each(|watched| watched.end((now, End::Unwatched), shared));
+        for (detector, ..) in kept.iter_mut().flat_map(|watched| &mut watched.methods) {
+            detector.set(now, shared.settings, new);
+        }
+        for &signal in signals {
+            if !kept.iter().any(|watched| watched.signal == signal) {
+                kept.push(Watched::new(signal, now));
+            }
+        }
+        self.signals = kept;
+        if anew {
+            (self.tokens, self.load, self.closed) = (0, Load::default(), now);
         }
     }
 
@@ -292,11 +320,14 @@ impl Watched {
     }
 
     fn idle(&mut self, now: Ns, shared: &mut Shared<'_>) {
-        if now.saturating_sub(self.last_sample) < IDLE {
-            return;
+        if now.saturating_sub(self.last_sample) >= IDLE {
+            self.end((now, End::Idle), shared);
         }
+    }
+
+    fn end(&mut self, end: (Ns, End), shared: &mut Shared<'_>) {
         for (_, latch, anomaly) in &mut self.methods {
-            clear(latch, anomaly, (now, End::Idle), shared);
+            clear(latch, anomaly, end, shared);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Scripted exchanges, and days of traffic in virtual time.
 
 mod day;
+mod settings;
 
 use super::*;
 use crate::config;

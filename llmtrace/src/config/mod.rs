@@ -17,7 +17,7 @@ use thiserror::Error;
 
 pub use alerts::{Anomaly, Notify};
 pub use flags::arguments;
-pub use otlp::{Otlp, Sample};
+pub use otlp::{Compression, Otlp, Sample};
 pub use sections::{Buckets, Cost, MAX_BUCKETS, ModelPrice, Sections, Slo};
 
 /// Longest file that is read, in bytes.

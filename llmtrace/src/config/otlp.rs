@@ -17,6 +17,14 @@ pub enum Sample {
     Always,
 }
 
+/// How requests to the collector are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compression {
+    None,
+    Gzip,
+}
+
 /// Export by OTLP.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -32,6 +40,8 @@ pub struct Otlp {
     /// Of one request to the collector.
     #[serde(deserialize_with = "plain_duration")]
     pub timeout: Duration,
+    /// How requests are packed.
+    pub compression: Option<Compression>,
     pub headers: BTreeMap<String, String>,
     /// Attributes of the resource.
     pub resource: BTreeMap<String, String>,
@@ -46,6 +56,7 @@ impl Default for Otlp {
             metrics: true,
             interval: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
+            compression: None,
             headers: BTreeMap::new(),
             resource: BTreeMap::new(),
         }

@@ -98,7 +98,13 @@ fn the_annotated_example() {
     // What it shows of these are the defaults.
     assert_eq!(read.anomaly, Anomaly::default());
     assert_eq!(read.notify.labels.len(), 1);
-    let shown = Otlp { endpoint: None, headers: [].into(), resource: [].into(), ..read.otlp };
+    let shown = Otlp {
+        endpoint: None,
+        compression: None,
+        headers: [].into(),
+        resource: [].into(),
+        ..read.otlp
+    };
     assert_eq!(shown, Otlp::default());
     let argv = ["llmtrace", "run", "--config"].map(OsString::from);
     let argv = argv.into_iter().chain([path.clone().into()]).collect();

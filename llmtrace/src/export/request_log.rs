@@ -206,6 +206,8 @@ pub fn rfc3339(ns: i128) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::llm::{Operation, Outcome, Payload, Phase, Role, Usage};
 
@@ -312,6 +314,53 @@ mod tests {
         assert_eq!(v["completion_truncated"], true);
         assert_eq!(v["repetition"], 0.25);
         assert!(v["trace_id"].is_null(), "a trace id of zeros is none");
+    }
+
+    /// The names of an object's fields, those of objects in it included.
+    fn names(of: &serde_json::Map<String, serde_json::Value>, before: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (name, value) in of {
+            names.insert(format!("{before}{name}"));
+            if let Some(inner) = value.as_object() {
+                names.extend(self::names(inner, &format!("{before}{name}.")));
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn docs_have_every_field_and_no_other() {
+        let write = |f: &Finished, assessed: &Assessed| {
+            let mut log = RequestLog::new(Vec::new(), 0);
+            log.write(f, &peer(), assessed).unwrap();
+            let line: serde_json::Value = serde_json::from_slice(&log.into_inner()).unwrap();
+            names(line.as_object().unwrap(), "")
+        };
+        let everything = Finished {
+            payload: Some(Box::default()),
+            repetition: Some(0.0),
+            token_times: Some(Vec::new()),
+            ..finished()
+        };
+        let slo = Judged { all: Some(true), ..Judged::default() };
+        let written = write(&everything, &Assessed { slo, cost: Some(0.0) });
+        let always = write(&finished(), &Assessed::default());
+
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/request-log.md");
+        let docs = std::fs::read_to_string(path).unwrap();
+        let (_, table) = docs.split_once("<!-- fields: begin -->").unwrap();
+        let (table, _) = table.split_once("<!-- fields: end -->").unwrap();
+        let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.split_once('`'));
+        let (mut named, mut optional) = (BTreeSet::new(), BTreeSet::new());
+        for (name, rest) in rows {
+            assert!(named.insert(name.to_owned()), "{name} is there twice");
+            if rest.starts_with(" \\*") {
+                optional.insert(name.to_owned());
+            }
+        }
+        assert_eq!(named, written, "docs/request-log.md");
+        let left_out = written.difference(&always).filter(|name| !name.contains('.'));
+        assert_eq!(optional, left_out.cloned().collect(), "docs/request-log.md: marked with \\*");
     }
 
     #[test]

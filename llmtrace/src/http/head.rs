@@ -29,6 +29,8 @@ pub struct RequestHead<'a> {
     pub content_type: Option<&'a str>,
     pub content_encoding: Option<&'a str>,
     pub traceparent: Option<&'a str>,
+    /// The first, if there are several: the later ones are older.
+    pub tracestate: Option<&'a str>,
     /// `Expect: 100-continue`.
     pub expect_continue: bool,
     /// Asks for another protocol on this connection.
@@ -105,6 +107,7 @@ struct Fields<'a> {
     content_type: Option<&'a str>,
     content_encoding: Option<&'a str>,
     traceparent: Option<&'a str>,
+    tracestate: Option<&'a str>,
     expect_continue: bool,
     upgrade: Option<&'a str>,
     websocket_extensions: Option<&'a str>,
@@ -141,6 +144,7 @@ fn fields<'a>(headers: &[httparse::Header<'a>]) -> Result<Fields<'a>, H1Error> {
                 f.close |= has_token(h.value, "close");
                 f.keep_alive |= has_token(h.value, "keep-alive");
             }
+            10 if is("tracestate") => f.tracestate = f.tracestate.or_else(text),
             11 if is("traceparent") => f.traceparent = text(),
             11 if is("grpc-status") => f.grpc_status = text().and_then(|text| text.parse().ok()),
             12 if is("content-type") => f.content_type = text(),
@@ -233,6 +237,7 @@ pub fn request(bytes: &[u8]) -> Result<Option<(RequestHead<'_>, usize)>, H1Error
         content_type: f.content_type,
         content_encoding: f.content_encoding,
         traceparent: f.traceparent,
+        tracestate: f.tracestate,
         expect_continue: f.expect_continue,
         upgrade: f.upgrade.is_some(),
         keep_alive: !f.close && (minor > 0 || f.keep_alive),

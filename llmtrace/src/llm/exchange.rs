@@ -11,8 +11,8 @@ use super::dialect::{
 };
 use super::json::clip;
 use super::outcome::{
-    Drops, Finished, MAX_MODEL, MAX_PATH, MAX_TRACEPARENT, MAX_USER_AGENT, Ns, Outcome, Phase,
-    Role, Settings,
+    Drops, Finished, MAX_MODEL, MAX_PATH, MAX_TRACEPARENT, MAX_TRACESTATE, MAX_USER_AGENT, Ns,
+    Outcome, Phase, Role, Settings,
 };
 use super::payload::Payload;
 use super::progress::Running;
@@ -46,6 +46,7 @@ struct Live {
     path: Box<str>,
     user_agent: Option<Box<str>>,
     traceparent: Option<Box<str>>,
+    tracestate: Option<Box<str>>,
     /// While the request's body comes.
     request: Option<Box<Request>>,
     asked: Asked,
@@ -329,6 +330,7 @@ impl Live {
         live.request = request.map(Box::new);
         live.asked.model = model;
         live.traceparent = head.traceparent.map(|t| clip(t, MAX_TRACEPARENT).into());
+        live.tracestate = head.tracestate.map(|t| members(t, MAX_TRACESTATE).into());
         Some(Box::new(live))
     }
 
@@ -339,6 +341,7 @@ impl Live {
             path: route.endpoint.into(),
             user_agent: user_agent.map(|agent| clip(agent, MAX_USER_AGENT).into()),
             traceparent: None,
+            tracestate: None,
             request: None,
             asked: Asked { stream: route.streams, ..Asked::default() },
             request_end: None,
@@ -430,6 +433,7 @@ impl Live {
             payload,
             user_agent: self.user_agent,
             traceparent: self.traceparent,
+            tracestate: self.tracestate,
             drops,
         }
     }
@@ -504,6 +508,16 @@ impl Live {
         });
         size_of::<Self>() + self.body.size() + request + payload + self.stream.heap()
     }
+}
+
+/// As many members of a list as fit, from the first on.
+fn members(list: &str, max: usize) -> &str {
+    let clipped = clip(list, max);
+    if clipped.len() == list.len() {
+        return list;
+    }
+    let whole = list[clipped.len()..].starts_with(',');
+    if whole { clipped } else { clipped.rsplit_once(',').map_or("", |(whole, _)| whole) }
 }
 
 #[cfg(test)]

@@ -20,7 +20,9 @@ mod watch;
 
 pub use dialect::{Asked, Operation};
 pub use exchange::Exchange;
-pub use outcome::{Drops, Finished, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage};
+pub use outcome::{
+    Drops, Finished, ItlHistogram, Ns, Outcome, Phase, Role, Settings, TokenSource, Usage,
+};
 pub use payload::{MAX_PAYLOAD, Payload, Text};
 pub use progress::{Progress, RECENT_GAPS, Running};
 pub use watch::{Peer, Watch};

@@ -21,6 +21,8 @@ pub const MAX_USER_AGENT: usize = 64;
 pub const MAX_PATH: usize = 256;
 /// Longest `traceparent` that is kept, in bytes: version 00 has 55.
 pub const MAX_TRACEPARENT: usize = 64;
+/// Longest `tracestate` that is kept, in bytes: what has to be passed on.
+pub const MAX_TRACESTATE: usize = 512;
 /// Most choices of one request whose inter-token gaps are told apart, the first not counted.
 pub const MAX_CHOICES: usize = 127;
 /// Most token times that are kept of a stream, if they are asked for.
@@ -216,6 +218,8 @@ pub struct Finished {
     pub user_agent: Option<Box<str>>,
     /// The request's W3C `traceparent`, as it came, at most 64 bytes.
     pub traceparent: Option<Box<str>>,
+    /// The request's W3C `tracestate`, as it came; of more than 512 bytes, the first members.
+    pub tracestate: Option<Box<str>>,
     /// Share of a stream's sequences of words that came before in it, if asked for and if there are
     /// enough to say.
     pub repetition: Option<f32>,
@@ -263,6 +267,7 @@ impl Finished {
             response_bytes: 0,
             user_agent: None,
             traceparent: None,
+            tracestate: None,
             repetition: None,
             answered: None,
             payload: None,

@@ -170,12 +170,14 @@ impl State {
         }
     }
 
-    /// Judges by another policy from here on. Buckets cannot change under a histogram: if they do,
-    /// every series starts anew.
+    /// Judges by another policy from here on. Buckets cannot change under a histogram: one that gets
+    /// others starts anew.
     pub(super) fn set_policy(&mut self, policy: Policy) {
         self.pass(self.now);
         if policy.bounds != self.policy.bounds {
-            self.series.clear();
+            for series in self.series.values_mut() {
+                Arc::make_mut(series).forget(&self.policy.bounds, &policy.bounds);
+            }
         }
         self.policy = Arc::new(policy);
     }
@@ -283,6 +285,25 @@ impl State {
 }
 
 impl Series {
+    /// Empties the histograms whose bounds change.
+    fn forget(&mut self, old: &Bounds, new: &Bounds) {
+        let Bounds { first, whole, per_token, gap } = new;
+        let forget =
+            |all: &mut [&mut Hist]| all.iter_mut().for_each(|hist| **hist = Hist::default());
+        if *first != old.first {
+            forget(&mut [&mut self.first_byte, &mut self.first_token]);
+        }
+        if *whole != old.whole {
+            forget(&mut [&mut self.whole, &mut self.whole_stream]);
+        }
+        if *per_token != old.per_token {
+            forget(&mut [&mut self.per_token]);
+        }
+        if *gap != old.gap {
+            forget(&mut [&mut self.gaps.usage, &mut self.gaps.events, &mut self.stall]);
+        }
+    }
+
     fn count(&mut self, f: &Finished) {
         let status = match f.status {
             None => Status::None,

@@ -25,11 +25,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::config;
 use crate::llm::{Finished, Peer, Watch};
 use crate::metrics::{Metrics, Sent};
 use done::Done;
-use settings::Settings;
+pub use settings::Settings;
 
 /// Exchanges that wait for the thread, of some 500 bytes each.
 const QUEUE: usize = 2_048;
@@ -40,6 +39,7 @@ const LAST: Duration = Duration::from_secs(3);
 /// Hands exchanges to the thread that exports them, without waiting for it.
 #[derive(Debug)]
 pub struct Otlp {
+    settings: Settings,
     /// None while the value is dropped.
     queue: Option<SyncSender<Done>>,
     over: Receiver<()>,
@@ -48,26 +48,23 @@ pub struct Otlp {
 }
 
 impl Otlp {
-    /// Starts the thread, if there is an endpoint. `wall_offset`: nanoseconds since the Unix epoch,
-    /// less those of `CLOCK_MONOTONIC`.
-    pub fn start(
-        config: &config::Otlp,
-        endpoint: Option<&str>,
-        metrics: &Metrics,
-        wall_offset: fn() -> i64,
-    ) -> Result<Option<Self>> {
-        let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
-        let Some(settings) = Settings::new(config, endpoint, env)? else { return Ok(None) };
+    /// Starts the thread. `wall_offset`: nanoseconds since the Unix epoch, less those of
+    /// `CLOCK_MONOTONIC`.
+    pub fn start(settings: Settings, metrics: &Metrics, wall_offset: fn() -> i64) -> Result<Self> {
         let (queue, exchanges) = sync_channel(QUEUE);
         let spans = settings.traces.is_some();
-        let sender = sender::Sender::new(settings, metrics.clone(), wall_offset);
+        let sender = sender::Sender::new(settings.clone(), metrics.clone(), wall_offset);
         let builder = std::thread::Builder::new().name("otlp".into());
         let (ended, over) = sync_channel(1);
         builder.spawn(move || {
             sender.run(&exchanges);
             let _ = ended.send(());
         })?;
-        Ok(Some(Self { queue: Some(queue), over, metrics: metrics.clone(), spans }))
+        Ok(Self { settings, queue: Some(queue), over, metrics: metrics.clone(), spans })
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 }
 
@@ -87,6 +84,7 @@ impl Watch for Otlp {
     }
 }
 
+/// Has what is left exported, for which it waits a little.
 impl Drop for Otlp {
     fn drop(&mut self) {
         self.queue = None;

@@ -5,10 +5,13 @@
 //! far as there is room, and metrics just go on.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -65,6 +68,9 @@ impl Sender {
     pub(super) fn new(settings: Settings, metrics: Metrics, wall_offset: fn() -> i64) -> Self {
         let mut headers = vec![("Content-Type".to_owned(), "application/x-protobuf".to_owned())];
         headers.extend(settings.headers.clone());
+        if settings.gzip {
+            headers.push(("Content-Encoding".into(), "gzip".into()));
+        }
         Self {
             agent: client::agent(settings.timeout),
             metrics_due: Instant::now() + settings.interval,
@@ -103,6 +109,8 @@ impl Sender {
                 self.send_metrics();
             }
             if !more {
+                // Nobody tries these again.
+                self.metrics.exported("spans", Sent::Dropped, self.spans.len() as u64);
                 return;
             }
         }
@@ -240,7 +248,8 @@ impl Sender {
         count: u64,
         rejected: impl Fn(&[u8]) -> Option<i64>,
     ) -> Option<Duration> {
-        match client::post(&self.agent, url, &self.headers, body) {
+        let packed = if self.settings.gzip { &pack(body) } else { body };
+        match client::post(&self.agent, url, &self.headers, packed) {
             Posted::Taken(answer) => {
                 let rejected = rejected(&answer).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
                 let rejected = rejected.min(count);
@@ -270,6 +279,15 @@ impl Sender {
             log::warn!("OTLP: {url} does not take {signal}: {why}");
         }
     }
+}
+
+/// With gzip.
+fn pack(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    // Writing to memory does not fail.
+    let written = encoder.write_all(body);
+    debug_assert!(written.is_ok(), "{written:?}");
+    encoder.finish().unwrap_or_default()
 }
 
 fn scope() -> Option<InstrumentationScope> {

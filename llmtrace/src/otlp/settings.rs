@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use percent_encoding::percent_decode_str;
 
-use crate::config::{self, Sample};
+use crate::config::{self, Compression, Sample};
 
-#[derive(Clone)]
-pub(super) struct Settings {
+/// Where to export to, and what.
+#[derive(Clone, PartialEq)]
+pub struct Settings {
     /// URLs; none if not wanted.
     pub(super) traces: Option<String>,
     pub(super) metrics: Option<String>,
@@ -16,14 +17,27 @@ pub(super) struct Settings {
     pub(super) sample: Sample,
     pub(super) interval: Duration,
     pub(super) timeout: Duration,
+    pub(super) gzip: bool,
     /// In place of the name of each server.
     pub(super) service: Option<String>,
     pub(super) resource: Vec<(String, String)>,
 }
 
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Headers hold keys, and URLs may.
+        f.debug_struct("Settings").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
 impl Settings {
-    /// None if nothing says where to. `env` looks a variable up.
-    pub(super) fn new(
+    /// By file, flag and the environment; none if nothing says where to.
+    pub fn new(config: &config::Otlp, flag: Option<&str>) -> Result<Option<Self>> {
+        Self::by(config, flag, |name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+    }
+
+    /// `env` looks a variable up.
+    pub(super) fn by(
         config: &config::Otlp,
         flag: Option<&str>,
         env: impl Fn(&str) -> Option<String>,
@@ -63,6 +77,14 @@ impl Settings {
             if own == default { milliseconds(name).unwrap_or(own) } else { own }
         };
         let least = Duration::from_millis(100);
+        let gzip = match (config.compression, env("OTEL_EXPORTER_OTLP_COMPRESSION").as_deref()) {
+            (Some(own), _) => own == Compression::Gzip,
+            (None, None | Some("none")) => false,
+            (None, Some("gzip")) => true,
+            (None, Some(_)) => {
+                return Err(anyhow!("OTEL_EXPORTER_OTLP_COMPRESSION is gzip or none"));
+            }
+        };
         Ok(Some(Self {
             traces,
             metrics,
@@ -70,6 +92,7 @@ impl Settings {
             sample: config.sample,
             interval: or(config.interval, default.interval, "OTEL_METRIC_EXPORT_INTERVAL")
                 .max(least),
+            gzip,
             timeout: or(config.timeout, default.timeout, "OTEL_EXPORTER_OTLP_TIMEOUT").max(least),
             service,
             resource,

@@ -4,7 +4,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, any
 use opentelemetry_proto::tonic::trace::v1::{Span, SpanFlags, Status, span, status::StatusCode};
 
 use super::done::Done;
-use super::traceparent::Parent;
+use super::traceparent::{self, Parent};
 use crate::llm::{Ns, Outcome, Role};
 use crate::metrics::labels;
 
@@ -69,11 +69,14 @@ pub(super) fn span(d: &Done, ids: &Ids, wall_offset: i64) -> Span {
         name: name.into(),
         ..span::Event::default()
     };
+    // It belongs to the trace that the parent names.
+    let trace_state = ids.parent.and(d.tracestate.as_deref()).and_then(traceparent::state);
     let remote = SpanFlags::ContextHasIsRemoteMask as u32 | SpanFlags::ContextIsRemoteMask as u32;
     let flags = 1 | ids.parent.map_or(SpanFlags::ContextHasIsRemoteMask as u32, |_| remote);
     Span {
         trace_id: ids.trace.into(),
         span_id: ids.span.into(),
+        trace_state: trace_state.unwrap_or_default(),
         parent_span_id: ids.parent.map(|p| p.span.into()).unwrap_or_default(),
         flags,
         name,

@@ -1,4 +1,4 @@
-//! W3C `traceparent`, read strictly: what is not right is no parent.
+//! W3C `traceparent` and `tracestate`, read strictly: what is not right is none.
 
 /// The caller's span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,35 @@ pub(super) fn parse(text: &str) -> Option<Parent> {
     let (trace, span) = (hex(head.get(3..35)?)?, hex(head.get(36..52)?)?);
     let [flags] = hex(head.get(53..)?)?;
     (trace != [0; 16] && span != [0; 8]).then_some(Parent { trace, span, sampled: flags & 1 == 1 })
+}
+
+/// Most members of a `tracestate`.
+const MAX_MEMBERS: usize = 32;
+/// Longest key or value of one.
+const MAX_MEMBER: usize = 256;
+
+/// A `tracestate` as it may be passed on: without white space and empty members.
+pub(super) fn state(text: &str) -> Option<String> {
+    let mut members = Vec::new();
+    let blank = |c: char| c == ' ' || c == '\t';
+    for member in text.split(',').map(|member| member.trim_matches(blank)) {
+        if member.is_empty() {
+            continue;
+        }
+        let (key, value) = member.split_once('=')?;
+        let in_key = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"_-*/@".contains(&c);
+        let in_value = |c: u8| matches!(c, b' '..=b'~') && c != b'=';
+        let fine = key.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && key.bytes().all(in_key)
+            && !value.is_empty()
+            && value.bytes().all(in_value)
+            && key.len().max(value.len()) <= MAX_MEMBER;
+        if !fine || members.len() == MAX_MEMBERS {
+            return None;
+        }
+        members.push(member);
+    }
+    (!members.is_empty()).then(|| members.join(","))
 }
 
 /// Lower case only, as the standard has it.
@@ -65,6 +94,20 @@ mod tests {
         // A version of the future, which may have more to say.
         assert_eq!(parse(&format!("cc{}", &GOOD[2..])), Some(parent));
         assert_eq!(parse(&format!("cc{}-more", &GOOD[2..])), Some(parent));
+    }
+
+    #[test]
+    fn states() {
+        let fine = "rojo=00f067aa0ba902b7, congo@a=t61 rcW!,,\t1/x=~ ";
+        assert_eq!(state(fine).as_deref(), Some("rojo=00f067aa0ba902b7,congo@a=t61 rcW!,1/x=~"));
+        let many = |n: usize| (0..n).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(",");
+        assert!(state(&many(32)).is_some());
+        let long = format!("k={}", "v".repeat(257));
+        for bad in
+            ["", " , ", "k", "k=", "=v", "K=v", "k=a=b", "k=\u{e9}", "*k=v", &many(33), &long]
+        {
+            assert_eq!(state(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 
+use super::unpacked::Unpacked;
 use crate::metrics::{Form, Metrics, PROTOBUF_FORMAT, TEXT_FORMAT};
 
 /// How a client wants it.
@@ -30,11 +31,15 @@ impl Wanted {
         let mut response = Response::builder()
             .header(header::CONTENT_TYPE, kind)
             .header(header::VARY, "accept, accept-encoding");
-        if self.gzip {
+        let packed = metrics.encode(self.form, true);
+        let body = if self.gzip {
             response = response.header(header::CONTENT_ENCODING, "gzip");
-        }
+            Body::from(packed)
+        } else {
+            Body::new(Unpacked::new(packed))
+        };
         // The headers are constants: a test has each of them.
-        response.body(Body::from(metrics.encode(self.form, self.gzip))).unwrap_or_default()
+        response.body(body).unwrap_or_default()
     }
 }
 

@@ -8,6 +8,7 @@ mod exposition;
 mod guard;
 mod page;
 mod thread;
+mod unpacked;
 pub mod web;
 
 use std::io;

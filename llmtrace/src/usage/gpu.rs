@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn by_process() {
+    fn of_a_fake_by_process() {
         let all = uses(&fake(), &[10, 11, 12]);
         let of = |gpu, memory_bytes, utilization| GpuUse { gpu, memory_bytes, utilization };
         assert_eq!(all[&10], [of(0, Some(4 << 30), Some(0.6)), of(1, None, Some(0.0))]);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn as_series() {
+    fn of_a_fake_as_series() {
         let mut all = uses(&fake(), &[10]);
         let target = TargetUse {
             pid: 10,

@@ -24,7 +24,7 @@ const QUANTILES = (of: "ttft" | "itl" | "e2e"): Line[] => [
 
 const CHARTS: Chart[] = [
   {
-    title: "Requests per second",
+    title: "Requests/s",
     lines: [
       { metric: "requests", label: "ended", colour: "--first", fill: true },
       { metric: "errors", label: "errors", colour: "--bad" },
@@ -34,7 +34,7 @@ const CHARTS: Chart[] = [
     least: 4,
   },
   {
-    title: "Output tokens per second",
+    title: "Output tokens/s",
     lines: [{ metric: "output_tokens", label: "tokens", colour: "--first", fill: true }],
     text: number,
     least: 10,

@@ -79,6 +79,11 @@ enum Mode {
         #[arg(long, default_value_t = 100_000)]
         calls: usize,
     },
+    /// Many servers in one process, each on a port of its own, which it prints.
+    Crowd {
+        #[arg(long)]
+        servers: usize,
+    },
     /// One write per event, unpaced.
     Flood {
         #[arg(long)]
@@ -196,6 +201,14 @@ fn main() -> anyhow::Result<()> {
         Mode::Cost { port, calls } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             cost::serve(&listener, calls)?;
+        }
+        Mode::Crowd { servers } => {
+            let listeners: Vec<_> = (0..servers)
+                .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+                .collect::<io::Result<_>>()?;
+            let ports = listeners.iter().map(|l| Ok(l.local_addr()?.port().to_string()));
+            println!("ports {}", ports.collect::<io::Result<Vec<_>>>()?.join(" "));
+            flood::crowd(listeners)?;
         }
         Mode::Flood { port, certificate, key } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;

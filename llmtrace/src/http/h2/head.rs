@@ -21,6 +21,7 @@ pub fn request(fields: &Fields) -> Option<RequestHead<'_>> {
         content_type: fields.get(Name::ContentType),
         content_encoding: fields.get(Name::ContentEncoding),
         traceparent: fields.get(Name::Traceparent),
+        tracestate: fields.get(Name::Tracestate),
         expect_continue: false,
         upgrade: false,
         keep_alive: true,

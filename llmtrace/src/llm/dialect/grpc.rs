@@ -279,6 +279,7 @@ mod tests {
             content_type: Some(kind),
             content_encoding: None,
             traceparent: None,
+            tracestate: None,
             expect_continue: false,
             upgrade: false,
             keep_alive: true,

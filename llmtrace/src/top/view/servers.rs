@@ -3,7 +3,7 @@
 use ratatui::{
     Frame,
     layout::{Constraint, Rect},
-    style::{Color, Style},
+    style::{Color, Modifier, Style},
     widgets::{Cell, Row},
 };
 
@@ -74,6 +74,12 @@ pub fn draw(frame: &mut Frame<'_>, app: &App, area: Rect) {
         Row::new(cells)
     });
     table(frame, area, head, rows.collect(), &widths, Some(app.selected));
+    if wide {
+        // Bars that are reversed look like their opposite.
+        let sparks = Rect { x: area.right().saturating_sub(SPARK), width: SPARK, ..area };
+        let buffer = frame.buffer_mut();
+        sparks.positions().for_each(|at| buffer[at].modifier.remove(Modifier::REVERSED));
+    }
 }
 
 fn sorted(name: &str, column: Column, app: &App) -> String {

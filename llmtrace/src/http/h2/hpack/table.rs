@@ -26,6 +26,7 @@ pub enum Name {
     ContentType,
     GrpcStatus,
     Traceparent,
+    Tracestate,
     UserAgent,
     /// Known, and of no interest.
     Other,
@@ -47,6 +48,7 @@ impl Name {
             b"content-type" => Self::ContentType,
             b"grpc-status" => Self::GrpcStatus,
             b"traceparent" => Self::Traceparent,
+            b"tracestate" => Self::Tracestate,
             b"user-agent" => Self::UserAgent,
             _ => Self::Other,
         }

@@ -1,5 +1,7 @@
 //! `llmtrace run`.
 
+mod watchers;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,19 +11,19 @@ use anyhow::Result;
 use caps::Capability;
 
 use crate::{
-    agent::{Agent, open_lines, open_log, wall_offset},
-    alerts::{Alerts, Board, Sender},
+    agent::{Agent, open_log, wall_offset},
+    alerts::Board,
     cli::{self, Command, LogFormat, RunArgs},
     config::{self, Sections},
     kubernetes::Kubernetes,
     live::Live,
     logger,
     metrics::Metrics,
-    otlp::Otlp,
     probe::{clock::monotonic_ns, features, privileges},
     serve,
     signals::Signals,
 };
+use watchers::Watchers;
 
 /// `llmtrace run`.
 pub fn run(args: &RunArgs) -> Result<()> {
@@ -33,8 +35,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let sections = sections(args)?;
     let metrics = Metrics::new(sections.policy(args.series_ttl));
     let board = Board::default();
-    let alerts = alerts(args, &sections, &metrics, &board)?;
-    let otlp = Otlp::start(&sections.otlp, args.otlp_endpoint.as_deref(), &metrics, wall_offset)?;
+    let mut watchers = Watchers::new(args, &metrics, &board)?;
     if let (true, Some(path)) = (args.log_payload, &args.request_log) {
         log::warn!(
             "--log-payload: the text of prompts and answers is written to {}",
@@ -56,6 +57,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     // Before there is a second thread: each has privileges of its own.
     confine(args);
+    watchers.change(watchers.prepare(args, &sections)?);
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = serve::start(args.listen, state)?;
     let signals = Signals::watch()?;
@@ -67,8 +69,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     agent.measure_targets()?;
     let settings = agent.settings();
     (settings.quality, settings.payload) = (args.quality, args.log_payload);
-    alerts.into_iter().for_each(|alerts| agent.watch(alerts));
-    otlp.into_iter().for_each(|otlp| agent.watch(Box::new(otlp)));
+    watchers.watch(&mut agent);
     ready.store(true, Ordering::Release);
     for missing in &agent.chosen.missing {
         log::warn!("without {}: {}", missing.program, missing.reason);
@@ -85,7 +86,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         agent.step()?;
         last_tick.store(monotonic_ns(), Ordering::Release);
         if signals.take_reload() {
-            let result = reload(args, &mut agent);
+            let result = reload(args, &mut agent, &mut watchers);
             agent.out.metrics.reloaded(result.is_ok());
             match result {
                 Ok(what) => log::info!("reloaded: {what}"),
@@ -119,27 +120,6 @@ fn confine(args: &RunArgs) {
     }
 }
 
-/// What watches for anomalies, if somebody wants it.
-fn alerts(
-    args: &RunArgs,
-    sections: &Sections,
-    metrics: &Metrics,
-    board: &Board,
-) -> Result<Option<Box<Alerts>>> {
-    if !sections.anomaly.enabled {
-        return Ok(None);
-    }
-    let settings = sections.anomaly.clone();
-    let mut alerts = Alerts::new(settings, metrics.clone(), board.clone(), wall_offset);
-    if let Some(path) = &args.anomaly_log {
-        alerts.log_to(open_lines(path, "anomaly log")?);
-    }
-    if let Some(sender) = Sender::start(&sections.notify, metrics.clone())? {
-        alerts.send_by(sender);
-    }
-    Ok(Some(Box::new(alerts)))
-}
-
 /// A line that programs wait for: a word, and what belongs to it.
 fn say(json: bool, word: &str, with: &[(&str, &str)]) {
     if json {
@@ -159,7 +139,7 @@ fn sections(args: &RunArgs) -> Result<Sections> {
 }
 
 /// Reads the configuration file again. Says what came of it.
-fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
+fn reload(args: &RunArgs, agent: &mut Agent, watchers: &mut Watchers) -> Result<String> {
     if args.config.is_none() {
         return Ok("there is no configuration file (--config)".into());
     }
@@ -169,6 +149,7 @@ fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
         unreachable!("the command line is that of `run`");
     };
     let sections = sections(&new)?;
+    let changes = watchers.prepare(&new, &sections)?;
     let wanted = new.targets.wanted();
     let described = wanted.describe();
     if described != agent.targets() {
@@ -176,6 +157,7 @@ fn reload(args: &RunArgs, agent: &mut Agent) -> Result<String> {
     }
     agent.out.metrics.set_policy(sections.policy(new.series_ttl));
     agent.settings().itl_bounds = agent.out.metrics.gap_bounds();
+    watchers.change(changes);
     Ok(format!("targets={described}"))
 }
 
