@@ -344,6 +344,23 @@ pub fn carried(tid: u32, write: bool, sock: u64, inode: u64) {
     tls_carried();
 }
 
+/// Whether plaintext that the kernel encrypts or decrypts is that of a library which is probed:
+/// one that has given it the keys and goes on being called (OpenSSL). Others only shake hands.
+#[inline(always)]
+pub fn is_of_library(tid: u32, sock: u64, inode: u64) -> bool {
+    within(key(tid, true), sock, inode) || within(key(tid, false), sock, inode) || {
+        let Some(carried) = TLS_SOCKETS.get_ptr(sock) else { return false };
+        // SAFETY: a pointer into the map, checked.
+        let carried = unsafe { *carried };
+        let Some(conn) = TLS_CONNS.get_ptr(carried.id) else { return false };
+        // SAFETY: a pointer into the map, checked.
+        let conn = unsafe { *conn };
+        carried.inode == inode
+            && conn.generation == carried.generation
+            && conn.state & state::OPENED != 0
+    }
+}
+
 /// A global function without arguments: the verifier looks at it once, not once for each way here.
 /// A thread that loses its CPU in between may have its bytes taken for another's: then a
 /// connection is joined to its socket by a later call, or has no addresses.

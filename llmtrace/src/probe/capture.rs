@@ -15,6 +15,7 @@ use super::{
     attach::{self, KernelTypes, Missing, chain},
     features::{self, Features},
     filter::{self, Filter},
+    ktls::Ktls,
     log::KernelLog,
     object, offsets,
     plan::{self, Attachment, Choice, Hooks, Refusal},
@@ -106,6 +107,7 @@ pub struct Capture {
     choice: Choice,
     on_unix: Option<Attachment>,
     at_start: Option<Attachment>,
+    ktls: Ktls,
 }
 
 impl Capture {
@@ -166,6 +168,7 @@ impl Capture {
             choice: config.choice,
             on_unix: None,
             at_start: None,
+            ktls: Ktls::default(),
         };
         Ok((capture, ring))
     }
@@ -194,6 +197,8 @@ impl Capture {
         self.at_start = plan
             .at_start
             .filter(|attachment| attach::one(&mut self.ebpf, &mut types, attachment).is_ok());
+        self.ktls = Ktls::new(plan, &self.features);
+        self.follow_ktls();
         Ok(Chosen { hooks: plan.hooks, refused, missing })
     }
 
@@ -203,6 +208,25 @@ impl Capture {
         let program = attachment.program;
         attach::one(&mut self.ebpf, &mut KernelTypes::default(), &attachment)
             .map_err(|reason| ProbeError::Attach { program, reason })
+    }
+
+    /// Follows whether the kernel does TLS, which it does from when the first process wants it.
+    pub fn follow_ktls(&mut self) {
+        if let Some(note) = self.ktls.follow(&mut self.ebpf) {
+            self.tls.note(note);
+        }
+    }
+
+    /// Whether plaintext is seen that the kernel encrypts.
+    pub fn sees_ktls(&self) -> bool {
+        self.ktls.is_seen()
+    }
+
+    /// The first socket is traced whose TLS the kernel does.
+    pub fn watch_ktls(&mut self) {
+        if let Some(note) = self.ktls.watch(&mut self.ebpf) {
+            self.tls.note(note);
+        }
     }
 
     /// Whether reads that were under way at the start are still looked for.

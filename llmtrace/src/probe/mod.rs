@@ -11,6 +11,7 @@ pub mod container;
 pub mod error;
 pub mod features;
 mod filter;
+mod ktls;
 mod log;
 pub mod object;
 pub mod offsets;
