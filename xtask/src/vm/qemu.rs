@@ -25,7 +25,7 @@ pub fn boot(kernel: &Kernel, initrd: &Path, backends: &str, limit: Duration) -> 
     fs::write(&report, "")?;
     let mut log = File::create(dir().join(format!("{name}.log")))?;
     let append = format!("console=ttyS0 quiet panic=-1 vmtest.backend={backends}");
-    let mut cmd = sh::command("qemu-system-x86_64", ["-accel", "tcg", "-cpu", "max"]);
+    let mut cmd = sh::command("qemu-system-x86_64", ["-accel", "tcg,thread=single", "-cpu", "max"]);
     cmd.args(["-m", "1024", "-smp", "2", "-no-reboot", "-nic", "none"])
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial"])
         .arg(format!("file:{}", report.display()))
