@@ -316,7 +316,12 @@ fn ktls(seen: bool) -> Check {
             let advice = "what a program sends after it gave the kernel its keys is seen by the \
                           back ends fentry and kprobe only, where there are kprobes, or if a TLS \
                           library that is probed sends it";
-            Check::new(WHAT, State::Degraded, "the module is loaded, and these hooks do not see it", advice)
+            Check::new(
+                WHAT,
+                State::Degraded,
+                "the module is loaded, and these hooks do not see it",
+                advice,
+            )
         }
     }
 }

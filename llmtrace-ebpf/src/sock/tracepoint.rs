@@ -106,7 +106,8 @@ fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let done = if ret > 0 { ret as u32 } else { 0 };
-    let call = common::Call { way: common::Way::Write, sock, inode, who, now, done, memory, ktls: false };
+    let call =
+        common::Call { way: common::Way::Write, sock, inode, who, now, done, memory, ktls: false };
     let traced = common::trace::<Typed>(&call)?;
     let family: u16 = Typed::get(sock, &SOCK_FAMILY)?;
     let enter = if family == family::UNIX {

@@ -227,6 +227,10 @@ impl Capture {
         if let Some(note) = self.ktls.watch(&mut self.ebpf) {
             self.tls.note(note);
         }
+        if self.ktls.watches_returns() {
+            // It looks after the reads of the start as well: each once.
+            self.start_is_over();
+        }
     }
 
     /// Whether reads that were under way at the start are still looked for.

@@ -17,6 +17,7 @@ pub struct Ktls {
     on_first: Option<Attachment>,
     built_in: bool,
     state: State,
+    watches_returns: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +37,13 @@ impl Ktls {
             on_first: plan.on_ktls,
             built_in: features.ktls_built_in,
             state: State::Absent,
+            watches_returns: false,
         }
+    }
+
+    /// Whether every return of a target's system calls is looked at.
+    pub fn watches_returns(&self) -> bool {
+        self.watches_returns
     }
 
     /// Whether plaintext of such sockets is seen, if there are any.
@@ -81,6 +88,7 @@ impl Ktls {
     pub fn watch(&mut self, ebpf: &mut Ebpf) -> Option<String> {
         let hook = self.on_first.take()?;
         let attached = attach::one(ebpf, &mut KernelTypes::default(), &hook);
+        self.watches_returns = attached.is_ok();
         let failed = |reason| format!("in the kernel (kTLS): some reads may be missed: {reason}");
         attached.err().map(failed)
     }

@@ -2,6 +2,7 @@
 //! build without its headers.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
@@ -18,6 +19,8 @@ struct Library {
     accept: unsafe extern "C" fn(Ssl) -> c_int,
     read: unsafe extern "C" fn(Ssl, *mut c_void, c_int) -> c_int,
     write: unsafe extern "C" fn(Ssl, *const c_void, c_int) -> c_int,
+    /// Since 3.0.
+    sendfile: Option<unsafe extern "C" fn(Ssl, c_int, i64, usize, c_int) -> isize>,
     free: unsafe extern "C" fn(Ssl),
     write_bio: unsafe extern "C" fn(Ssl) -> *mut c_void,
     ctrl: unsafe extern "C" fn(*mut c_void, c_int, c_long, *mut c_void) -> c_long,
@@ -104,6 +107,7 @@ impl Context {
                 accept: symbol(library, c"SSL_accept")?,
                 read: symbol(library, c"SSL_read")?,
                 write: symbol(library, c"SSL_write")?,
+                sendfile: symbol(library, c"SSL_sendfile").ok(),
                 free: symbol(library, c"SSL_free")?,
                 write_bio: symbol(library, c"SSL_get_wbio")?,
                 // Of libcrypto, which comes with it.
@@ -210,6 +214,17 @@ impl Shared {
 
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Sends bytes of a file, which takes a connection of the kernel's.
+    pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        let connection = self.lock();
+        let library = &connection.context.library;
+        let sendfile = library.sendfile.ok_or(io::ErrorKind::Unsupported)?;
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: an open file, and a connection that nobody else uses meanwhile.
+        let n = unsafe { sendfile(connection.ssl, file.as_raw_fd(), offset, len, 0) };
+        usize::try_from(n).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -29,8 +29,7 @@ impl Context {
 
     /// Takes the server's part of a handshake.
     pub fn accept(&self, socket: TcpStream) -> io::Result<Connection> {
-        let mut tls =
-            ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
+        let mut tls = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             tls.complete_io(&mut Records::new(&socket))?;
         }
@@ -51,6 +50,8 @@ impl Context {
         set(&socket, libc::SOL_TCP, libc::TCP_ULP, b"tls")?;
         set(&socket, SOL_TLS, TLS_TX, &crypto_info(suite, secrets.tx)?)?;
         set(&socket, SOL_TLS, TLS_RX, &crypto_info(suite, secrets.rx)?)?;
+        // Means nothing to the client, and is not part of what the connection carries.
+        send_alert(&socket, [ALERT_WARNING, USER_CANCELED])?;
         Ok(socket)
     }
 }
@@ -60,6 +61,11 @@ const SOL_TLS: i32 = 282;
 const TLS_TX: i32 = 1;
 const TLS_RX: i32 = 2;
 const TLS_1_3: u16 = 0x0304;
+const TLS_SET_RECORD_TYPE: i32 = 1;
+/// Records, and what is in those that are alerts.
+const ALERT: u8 = 21;
+const ALERT_WARNING: u8 = 1;
+const USER_CANCELED: u8 = 90;
 const AES_GCM_128: u16 = 51;
 const AES_GCM_256: u16 = 52;
 
@@ -97,6 +103,33 @@ fn set(socket: &TcpStream, level: i32, option: i32, value: &[u8]) -> io::Result<
         )
     };
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a record that is no data, as the kernel wants it.
+fn send_alert(socket: &TcpStream, alert: [u8; 2]) -> io::Result<()> {
+    /// `struct cmsghdr` with one byte, as long as it has to be.
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        record: u64,
+    }
+    // SAFETY: integers and pointers, for which zero is a value.
+    let mut control: Control = unsafe { std::mem::zeroed() };
+    control.header.cmsg_len = size_of::<libc::cmsghdr>() + 1;
+    control.header.cmsg_level = SOL_TLS;
+    control.header.cmsg_type = TLS_SET_RECORD_TYPE;
+    control.record = u64::from_ne_bytes([ALERT, 0, 0, 0, 0, 0, 0, 0]);
+    let mut bytes =
+        libc::iovec { iov_base: alert.as_ptr().cast_mut().cast(), iov_len: alert.len() };
+    // SAFETY: the same.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut bytes;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>();
+    // SAFETY: an open descriptor, and a message whose parts live until the call returns.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+    if sent == alert.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Reads one TLS record at a time, so that what comes after a handshake stays in the socket.

@@ -170,6 +170,11 @@ pub const SCENARIOS: &[Scenario] = &[
         with_ktls(|| load(&servers.ktls_openssl.address, mixed(name, 12), 3))
     }),
     Scenario {
+        name: "tls-kernel-openssl-sendfile",
+        run: |name, servers, _| with_ktls(|| sendfile(name, &servers.ktls_openssl)),
+        sight: |chosen, n| if n % 2 == 1 { expect::sendfile(chosen) } else { Sight::Whole },
+    },
+    Scenario {
         name: "sendfile",
         // On one connection: what follows the hole is whole again.
         run: |name, servers, _| sendfile(name, &servers.tcp4),

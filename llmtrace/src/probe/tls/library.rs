@@ -44,6 +44,8 @@ pub enum Hook {
     Write,
     ReadEx,
     WriteEx,
+    /// A write of a file's bytes.
+    SendFile,
     /// A read whose 0 is the end.
     ReadToEnd,
     Handshake,
@@ -78,8 +80,7 @@ const MAX_CODE: u64 = 16 * 1024;
 const MAX_INSTRUCTION: u64 = 15;
 
 /// Registers of the four arguments of `SSL_read_ex`.
-const EX_ARGUMENTS: &[Register] =
-    &[Register::RDI, Register::RSI, Register::RDX, Register::RCX];
+const EX_ARGUMENTS: &[Register] = &[Register::RDI, Register::RSI, Register::RDX, Register::RCX];
 
 /// A function at the cheapest places that are as good as its beginning and its end.
 fn cheapest(file: &Elf, code: Code, hook: Hook) -> Point {
@@ -89,6 +90,7 @@ fn cheapest(file: &Elf, code: Code, hook: Hook) -> Point {
             &[Register::RDI, Register::RSI, Register::RDX]
         }
         Hook::Handshake | Hook::Error => &[Register::RDI],
+        Hook::SendFile => &[Register::RDI, Register::RCX],
         _ => return Point::new(code.offset, hook),
     };
     let found = file
@@ -169,6 +171,7 @@ const OPENSSL: &[Function] = &[
     function("SSL_write", Hook::Write, true),
     function("SSL_read_ex", Hook::ReadEx, false),
     function("SSL_write_ex", Hook::WriteEx, false),
+    function("SSL_sendfile", Hook::SendFile, false),
     function("SSL_do_handshake", Hook::Handshake, false),
     function("SSL_get_error", Hook::Error, false),
     function("SSL_shutdown", Hook::Shutdown, false),

@@ -95,8 +95,7 @@ pub fn thunk(code: &[u8], arguments: &[Register]) -> Option<i64> {
             }
             (None, FlowControl::Next) if !writes(&mut info, i, arguments) => {}
             (Some(_), FlowControl::Next)
-                if i.mnemonic() == Mnemonic::Cmovs
-                    || !writes(&mut info, i, &[Register::RAX]) => {}
+                if i.mnemonic() == Mnemonic::Cmovs || !writes(&mut info, i, &[Register::RAX]) => {}
             (Some(_), FlowControl::Return) => return called,
             _ => return None,
         }
