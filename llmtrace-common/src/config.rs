@@ -70,8 +70,11 @@ pub mod state {
     pub const TLS: u32 = 4;
     /// An OPEN record was sent (of a [`TlsConn`](super::TlsConn) only).
     pub const OPENED: u32 = 8;
-    /// The handshake was seen (of a [`TlsConn`](super::TlsConn) only).
+    /// The handshake was seen from its beginning (of TLS only).
     pub const FRESH: u32 = 16;
+    /// The kernel does the TLS: what the process reads and writes is plaintext, whose bytes are
+    /// counted here, since the kernel numbers those of the ciphertext.
+    pub const KTLS: u32 = 64;
 }
 
 /// Value of the `SOCKETS` map, by socket address.

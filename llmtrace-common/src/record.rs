@@ -47,7 +47,8 @@ pub mod flag {
     /// More records of the same system call follow.
     pub const MORE: u16 = 32;
     /// Plaintext of a TLS connection: `sock` is no socket but the identity of that connection, and
-    /// `enter_ns` and `exit_ns` are of the call into the TLS library.
+    /// `enter_ns` and `exit_ns` are of the call into the TLS library. Of an OPEN whose `sock` is a
+    /// socket: the kernel does the TLS.
     pub const TLS: u16 = 64;
     /// Of an OPEN or END: `pos` holds the positions of both streams modulo 2^32, that of the next
     /// byte to be written in its low half and that of the next to be read in its high half.

@@ -1,6 +1,6 @@
 //! The kernel side of llmtrace: filter, timestamp, copy, count. Nothing here parses a body.
 //!
-//! Entry points are in `sock/{fentry,kprobe,tracepoint,syscall,arrival}.rs`, `tls/`,
+//! Entry points are in `sock/{fentry,kprobe,ktls,tracepoint,syscall,arrival}.rs`, `tls/`,
 //! `lifecycle.rs` and `process.rs`; everything else is shared by them.
 #![no_std]
 #![no_main]

@@ -98,7 +98,8 @@ pub struct First {
     pub owner: u32,
     /// Found: flags of its records.
     pub flags: u16,
-    pub pad: u16,
+    /// The bytes are plaintext that the kernel encrypts or has decrypted.
+    pub ktls: u16,
     /// Found: position of its first byte.
     pub pos: u64,
     /// Found: when that byte came.
@@ -186,6 +187,7 @@ globals! {
     NET_INUM: u32,
     TCP_WRITE_SEQ: u32, TCP_COPIED_SEQ: u32, TCP_RCV_NXT: u32, TCP_SND_UNA: u32,
     TCP_BYTES_RECEIVED: u32, TCP_BYTES_ACKED: u32,
+    ICSK_ULP_OPS: u32, ULP_NAME: u32, MSG_CONTROL: u32, MSG_CONTROLLEN: u32,
     UNIX_ADDR: u32, UNIX_ADDRESS_LEN: u32, UNIX_ADDRESS_NAME: u32, UNIX_PEER: u32,
     ITER_TYPE: u32, ITER_OFFSET: u32, ITER_COUNT: u32, ITER_IOV: u32, ITER_UBUF: u32,
     ITER_NR_SEGS: u32,

@@ -16,6 +16,8 @@ pub mod call {
     pub const OPAQUE: u16 = 4;
     /// The message array of recvmmsg or sendmmsg.
     pub const MESSAGES: u16 = 8;
+    /// Plaintext of a socket whose TLS the kernel does.
+    pub const KTLS: u16 = 16;
 }
 
 /// Bit of [`Stash::flags`] above those of a record: the socket was `BLOCKED` at the entry.
@@ -46,6 +48,8 @@ pub struct Stash {
     pub fd: u32,
     /// A hook on a function has seen the thread's last read.
     pub seen: u32,
+    /// Reads of `KTLS`: where the kernel says what it has read; 0 if it does not.
+    pub control: u64,
 }
 
 static EMPTY: Stash = Stash {
@@ -61,6 +65,7 @@ static EMPTY: Stash = Stash {
     flags: 0,
     fd: 0,
     seen: 0,
+    control: 0,
 };
 
 #[inline(always)]

@@ -74,6 +74,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     checks.extend(preemption());
     let chosen = backends(&mut checks);
     checks.push(uprobes());
+    checks.extend(chosen.as_ref().ok().map(|sees_ktls| ktls(*sees_ktls)));
     checks.extend(io_uring());
     let mut out = io::stdout().lock();
     if args.json {
@@ -88,7 +89,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         }
     }
     match chosen {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
@@ -177,17 +178,18 @@ fn preemption() -> Option<Check> {
     })
 }
 
-/// Tries every set of hooks; the best that works is what `run` would take.
-fn backends(checks: &mut Vec<Check>) -> Result<(), ProbeError> {
-    let mut first = true;
+/// Tries every set of hooks; the best that works is what `run` would take. Returns whether that one
+/// sees plaintext that the kernel encrypts.
+fn backends(checks: &mut Vec<Check>) -> Result<bool, ProbeError> {
+    let mut sees_ktls = None;
     let mut refusal = None;
     let bare = Costs::measure();
     for hooks in Hooks::ALL {
         let what = format!("{} ({})", hooks.backend(), hooks.name());
         match Costs::with(hooks) {
-            Ok((with, missing)) => {
-                let role = if first { "would be used" } else { "works" };
-                first = false;
+            Ok((with, missing, ktls)) => {
+                let role = if sees_ktls.is_none() { "would be used" } else { "works" };
+                sees_ktls.get_or_insert(ktls);
                 let mut found = format!(
                     "{role}: {}; {}",
                     match (with, bare) {
@@ -203,7 +205,7 @@ fn backends(checks: &mut Vec<Check>) -> Result<(), ProbeError> {
             }
             Err(e) => {
                 let (state, advice) = match e.is_forbidden() {
-                    _ if !first => (State::Ok, "not needed: a better one works"),
+                    _ if sees_ktls.is_some() => (State::Ok, "not needed: a better one works"),
                     true => (State::Degraded, FORBIDDEN),
                     false => (State::Degraded, ""),
                 };
@@ -212,9 +214,9 @@ fn backends(checks: &mut Vec<Check>) -> Result<(), ProbeError> {
             }
         }
     }
-    match refusal {
-        Some(e) if first => Err(e),
-        _ => Ok(()),
+    match (sees_ktls, refusal) {
+        (None, Some(e)) => Err(e),
+        (sees_ktls, _) => Ok(sees_ktls.unwrap_or(false)),
     }
 }
 
@@ -236,8 +238,9 @@ struct Costs {
 }
 
 impl Costs {
-    /// With hooks attached, and the programs that they go without.
-    fn with(hooks: Hooks) -> Result<(Option<Self>, Vec<&'static str>), ProbeError> {
+    /// With hooks attached, the programs that they go without, and whether they see plaintext that
+    /// the kernel encrypts.
+    fn with(hooks: Hooks) -> Result<(Option<Self>, Vec<&'static str>, bool), ProbeError> {
         let choice = match hooks {
             Hooks::Fentry => Choice::Fentry,
             Hooks::Kprobe => Choice::Kprobe,
@@ -256,7 +259,8 @@ impl Costs {
             });
         }
         capture.start_is_over();
-        Ok((Self::measure(), chosen.missing.iter().map(|m| m.program).collect()))
+        let missing = chosen.missing.iter().map(|m| m.program).collect();
+        Ok((Self::measure(), missing, capture.sees_ktls()))
     }
 
     fn measure() -> Option<Self> {
@@ -319,6 +323,28 @@ fn uprobes() -> Check {
     } else {
         let advice = "TLS traffic stays unseen: use a kernel with CONFIG_UPROBE_EVENTS";
         Check::new("TLS (uprobes)", State::Missing, "no uprobes", advice)
+    }
+}
+
+/// TLS by the kernel, for programs that hand it their keys.
+fn ktls(seen: bool) -> Check {
+    const WHAT: &str = "TLS (kTLS)";
+    let used = features::has_ktls_module();
+    match (seen, used) {
+        (true, true) => Check::ok(WHAT, "the kernel does it for some: seen by kprobes"),
+        (true, false) => Check::ok(WHAT, "seen by kprobes if the kernel's module is loaded"),
+        (false, false) => Check::ok(WHAT, "not seen by these hooks, and the module is not loaded"),
+        (false, true) => {
+            let advice = "what a program sends after it gave the kernel its keys is seen by the \
+                          back ends fentry and kprobe only, where there are kprobes, or if a TLS \
+                          library that is probed sends it";
+            Check::new(
+                WHAT,
+                State::Degraded,
+                "the module is loaded, and these hooks do not see it",
+                advice,
+            )
+        }
     }
 }
 

@@ -13,10 +13,16 @@ impl Server {
     /// Our threaded server, which ends TLS itself by the machine's OpenSSL.
     #[track_caller]
     pub fn app_tls_on(port: u16) -> Self {
+        Self::app_tls_by("openssl", port)
+    }
+
+    /// The same; `by` is who does the TLS.
+    #[track_caller]
+    pub fn app_tls_by(by: &str, port: u16) -> Self {
         let dir = TempDir::new();
         let files = Files::write(dir.path());
         let mut command = Command::new(paths::own_bin("server"));
-        command.args(["app", "--port"]).arg(port.to_string());
+        command.args(["app", "--port"]).arg(port.to_string()).args(["--tls", by]);
         command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }

@@ -36,9 +36,21 @@ pub struct Caller {
 /// is taken will be known then.
 #[inline(always)]
 pub fn write_begins<A: Access>(sock: u64, inode: u64, who: Caller, memory: Memory, want: u64) {
+    write_to::<A>(sock, inode, who, (memory, want), false);
+}
+
+/// The same, also for plaintext that the kernel encrypts (`ktls`).
+#[inline(always)]
+pub fn write_to<A: Access>(
+    sock: u64,
+    inode: u64,
+    who: Caller,
+    (memory, want): (Memory, u64),
+    ktls: bool,
+) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let call = Call { way: Way::Write, sock, inode, who, now, done: 0, memory };
+    let call = Call { way: Way::Write, sock, inode, who, now, done: 0, memory, ktls };
     let Some(traced) = common::trace::<A>(&call) else { return };
     let Some(stash) = stash::begin(who.tid) else { return };
     stash.enter = now;
@@ -139,6 +151,8 @@ pub struct ReadEnd {
     pub ret: i64,
     /// `MSG_*` flags.
     pub flags: u32,
+    /// What it took is plaintext that the kernel has decrypted.
+    pub ktls: bool,
 }
 
 /// A read is over.
@@ -165,7 +179,7 @@ pub fn read_ends<A: Access>(read: &ReadEnd, who: Caller) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let done = ret as u32;
-    let call = Call { way: Way::Read, sock, inode, who, now, done, memory };
+    let call = Call { way: Way::Read, sock, inode, who, now, done, memory, ktls: read.ktls };
     let Some(traced) = common::trace::<A>(&call) else { return };
     let mut header = Header {
         flags: traced.flags | if enter == 0 { flag::NO_ENTRY } else { 0 },

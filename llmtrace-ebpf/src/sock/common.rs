@@ -17,11 +17,11 @@ use crate::{
     emit::copy::segment,
     kernel::{self, Access, OpenSocket, Probed, field},
     maps::{
-        ARRIVALS, FIRST, First, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_FLAGS,
-        SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_TYPE, SOCK_V6_DADDR,
-        SOCK_V6_RCV_SADDR, SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID,
+        ARRIVALS, FIRST, First, ICSK_ULP_OPS, NET_INUM, PORTS, SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY,
+        SOCK_FLAGS, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCK_RCV_SADDR, SOCK_STATE, SOCK_TYPE,
+        SOCK_V6_DADDR, SOCK_V6_RCV_SADDR, SOCKETS, TASK_COMM, TASK_LEADER, TASK_PARENT, TASK_TGID,
         TCP_BYTES_ACKED, TCP_BYTES_RECEIVED, TCP_COPIED_SEQ, TCP_RCV_NXT, TCP_SND_UNA,
-        TCP_WRITE_SEQ, UNIX_ADDR, UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
+        TCP_WRITE_SEQ, ULP_NAME, UNIX_ADDR, UNIX_ADDRESS_LEN, UNIX_ADDRESS_NAME,
     },
     memory::{Memory, place},
     tls,
@@ -77,6 +77,8 @@ pub struct Call {
     /// What the call has already moved: 0 for a write that is seen at its entry.
     pub done: u32,
     pub memory: Memory,
+    /// The bytes are plaintext that the kernel encrypts or has decrypted.
+    pub ktls: bool,
 }
 
 /// Positions a call on its socket and announces a socket that is new. None if the socket is not
@@ -84,33 +86,48 @@ pub struct Call {
 #[inline(always)]
 pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
     let Call { way, sock, inode, done, .. } = *call;
+    if call.ktls && tls::is_of_library(call.who.tid, sock, inode) {
+        leave_to_library(sock, inode, (call.who.pid, call.who.tid));
+        return None;
+    }
     if let Some(socket) = SOCKETS.get_ptr_mut(sock) {
         // SAFETY: a pointer into the map, checked; fields are plain integers.
         let socket = unsafe { &mut *socket };
         if socket.inode == inode {
-            if socket.state & state::SILENT != 0 {
+            if call.ktls && socket.state & (state::SILENT | state::TLS) == CARRIES_RECORDS {
+                // The handshake is over and the keys are the kernel's: from here on it is traced.
+            } else if socket.state & state::SILENT != 0 {
                 if socket.state & state::TLS != 0 {
                     tls::carried(call.who.tid, way == Way::Write, sock, inode);
                 }
                 return None;
-            }
-            let mut flags = 0;
-            let pos = if socket.state & state::SEQUENCED != 0 {
-                flags |= flag::SEQ32;
-                sequence::<A>(way, A::tcp(sock))?.wrapping_sub(done).into()
             } else {
-                match way {
-                    Way::Read => socket.read,
-                    Way::Write => socket.written,
+                let mut flags = 0;
+                let pos = if socket.state & state::SEQUENCED != 0 {
+                    if call.ktls {
+                        // What was traced of it until now was not TLS: no stream goes on there.
+                        return None;
+                    }
+                    flags |= flag::SEQ32;
+                    sequence::<A>(way, A::tcp(sock))?.wrapping_sub(done).into()
+                } else {
+                    if !call.ktls && socket.state & state::KTLS != 0 {
+                        // Ciphertext, where the kernel has the keys of one direction only.
+                        return None;
+                    }
+                    match way {
+                        Way::Read => socket.read,
+                        Way::Write => socket.written,
+                    }
+                };
+                let mut arrived = 0;
+                if way == Way::Read && socket.arrived != 0 {
+                    arrived = socket.arrived;
+                    socket.arrived = 0;
                 }
-            };
-            let mut arrived = 0;
-            if way == Way::Read && socket.arrived != 0 {
-                arrived = socket.arrived;
-                socket.arrived = 0;
+                let blocked = socket.state & state::BLOCKED != 0;
+                return Some(Traced { generation: inode as u32, flags, blocked, pos, arrived });
             }
-            let blocked = socket.state & state::BLOCKED != 0;
-            return Some(Traced { generation: inode as u32, flags, blocked, pos, arrived });
         }
     }
     let first = FIRST.get_ptr_mut(0)?;
@@ -130,6 +147,7 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
     first.how = call.who.how;
     first.done = done;
     first.write = u32::from(way == Way::Write);
+    first.ktls = u16::from(call.ktls);
     let told = announce_first();
     let traced = Traced {
         generation: inode as u32,
@@ -146,6 +164,33 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
         tls::carried(call.who.tid, way == Way::Write, sock, inode);
     }
     None
+}
+
+/// `Socket::state` of one that is silent because it carries TLS.
+const CARRIES_RECORDS: u32 = state::SILENT | state::TLS;
+
+/// The library that makes the calls of a socket has been found, perhaps only now: its plaintext is
+/// taken from it alone.
+#[inline(never)]
+fn leave_to_library(sock: u64, inode: u64, ids: (u32, u32)) {
+    let Some(socket) = SOCKETS.get_ptr_mut(sock) else { return };
+    // SAFETY: a pointer into the map, checked; fields are plain integers.
+    let socket = unsafe { &mut *socket };
+    if socket.inode == inode && socket.state & (state::KTLS | state::SILENT) == state::KTLS {
+        ended(sock, inode as u32, ids, end::CLOSED);
+        socket.state = CARRIES_RECORDS;
+    }
+}
+
+/// Whether the kernel does the TLS of a TCP socket, in one direction at least.
+#[inline(always)]
+fn has_ktls(sock: u64) -> Option<bool> {
+    let ulp: u64 = field(sock, &ICSK_ULP_OPS)?;
+    if ulp == 0 {
+        return Some(false);
+    }
+    let name: u32 = field(ulp, &ULP_NAME)?;
+    Some(name == u32::from_le_bytes(*b"tls\0"))
 }
 
 /// The stream position that the kernel keeps: of the next byte to be written or read.
@@ -230,7 +275,15 @@ fn announce(call: &mut First) -> Option<i32> {
         tid: call.owner,
         ..Header::default()
     };
-    if inet && protocol == IPPROTO_TCP {
+    let ktls = call.ktls != 0;
+    if ktls {
+        entry.state = state::KTLS;
+        header.flags = flag::RESET | flag::TLS;
+        if handshake_was_seen(sock, call.inode) {
+            header.flags |= flag::FRESH;
+        }
+        call.pos = 0;
+    } else if inet && protocol == IPPROTO_TCP {
         entry.state = state::SEQUENCED;
         header.flags = flag::SEQ32;
         call.pos = sequence::<Probed>(way, sock)?.wrapping_sub(call.done).into();
@@ -249,9 +302,18 @@ fn announce(call: &mut First) -> Option<i32> {
     if call.how & target::ALL == 0 && PORTS.get_ptr(u32::from(port)).is_none() {
         entry.state |= state::SILENT;
     } else {
-        let taken_for = guess(&call.memory, header.flags & flag::FRESH != 0);
+        let fresh = header.flags & flag::FRESH != 0;
+        let mut taken_for = guess(&call.memory, fresh);
+        if !ktls && entry.state & state::SEQUENCED != 0 && has_ktls(sock)? {
+            // Whatever these bytes are: plaintext that has no such positions, or the ciphertext of
+            // the other direction.
+            taken_for = sniff::TLS;
+        }
         if taken_for == sniff::TLS {
             entry.state |= state::TLS;
+            if fresh {
+                entry.state |= state::FRESH;
+            }
         }
         if taken_for != 0 {
             entry.state |= state::SILENT;
@@ -278,8 +340,17 @@ fn announce(call: &mut First) -> Option<i32> {
     if silent {
         return Some(if entry.state & state::TLS != 0 { CARRIES_TLS } else { IGNORED });
     }
-    call.flags = header.flags & !flag::REACHED;
+    call.flags = header.flags & !(flag::REACHED | flag::TLS);
     Some(ANNOUNCED)
+}
+
+/// Whether a socket that the kernel does TLS for was known as one that carries TLS from its start.
+#[inline(always)]
+fn handshake_was_seen(sock: u64, inode: u64) -> bool {
+    let Some(before) = SOCKETS.get_ptr(sock) else { return false };
+    // SAFETY: a pointer into the map, checked.
+    let before = unsafe { *before };
+    before.inode == inode && before.state & state::FRESH != 0
 }
 
 /// Whether nothing had been read from or written to the socket before this call. It errs towards

@@ -22,7 +22,7 @@ pub struct Message {
 }
 
 #[inline(always)]
-fn caller() -> Option<Caller> {
+pub fn caller() -> Option<Caller> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let how = target::of_current(pid);
@@ -31,7 +31,7 @@ fn caller() -> Option<Caller> {
 
 /// What this thread began before and did not come back from, as far as anybody saw.
 #[inline(always)]
-fn forget(tid: u32) {
+pub fn forget(tid: u32) {
     if let Some(stale) = stash::current(tid) {
         if stale.call & under_way::WRITE != 0 {
             // Its bytes are missing; the position of the next ones says how many.
@@ -92,7 +92,8 @@ pub fn receive_goes_on<A: Access>(sock: u64, ret: i64) -> Option<()> {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
     let stash = stash::current(tid)?;
-    if stash.call & under_way::READ == 0 || stash.sock != sock {
+    // What a read of `KTLS` takes of the socket is ciphertext.
+    if stash.call & (under_way::READ | under_way::KTLS) != under_way::READ || stash.sock != sock {
         return None;
     }
     let new = ret - stash.pos as i64;
@@ -127,7 +128,8 @@ fn pass_on<A: Access>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()>
     let sock = stash.sock;
     let memory = Memory { skip: stash.memory.skip + stash.pos, ..stash.memory };
     let inode = A::inode(sock)?;
-    let read = ReadEnd { sock, inode, memory, enter: stash.enter, ret, flags: stash.flags };
+    let (enter, flags) = (stash.enter, stash.flags);
+    let read = ReadEnd { sock, inode, memory, enter, ret, flags, ktls: false };
     call::read_ends::<A>(&read, Caller { pid, tid, how: stash.generation });
     None
 }

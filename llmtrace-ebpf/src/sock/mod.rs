@@ -7,5 +7,6 @@ pub mod common;
 pub mod fentry;
 pub mod function;
 pub mod kprobe;
+pub mod ktls;
 pub mod syscall;
 pub mod tracepoint;

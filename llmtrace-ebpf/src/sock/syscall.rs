@@ -14,7 +14,7 @@ use llmtrace_common::{config::loss, limits::MAX_CLOSE_RANGE, record::end};
 use super::{
     args::{self, Io, arch},
     call::{self, Caller, ReadEnd},
-    common,
+    common, ktls,
 };
 use crate::{
     emit,
@@ -259,7 +259,7 @@ pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
     };
     // The function's own iovec may have gone with its stack: the call's arguments say where the
     // bytes are.
-    let io = io_of(ctx.arg(0)).filter(|io| io.call == stash.call);
+    let io = io_of(ctx.arg(0)).filter(|io| io.call == stash.call & !under_way::KTLS);
     if let Some(io) = io {
         stash.memory = io.memory;
         if stash.call & under_way::WRITE != 0 {
@@ -289,6 +289,10 @@ fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
     if new == 0 && (ret > 0 || stash.want == 0) {
         return 0;
     }
+    let ktls = stash.call & under_way::KTLS != 0;
+    if ktls && ktls::is_control(stash.control) {
+        return 0;
+    }
     let Some(inode) = Probed::inode(stash.sock) else { return 0 };
     let read = ReadEnd {
         sock: stash.sock,
@@ -297,6 +301,7 @@ fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
         enter: stash.enter,
         ret: new,
         flags: stash.flags,
+        ktls,
     };
     call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
     0
@@ -387,6 +392,7 @@ fn read_done(stash: &Stash, ret: i64, pid: u32, tid: u32) {
         enter: stash.enter,
         ret,
         flags: stash.flags,
+        ktls: false,
     };
     call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
 }

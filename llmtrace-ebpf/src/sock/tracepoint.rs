@@ -105,7 +105,8 @@ fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let done = if ret > 0 { ret as u32 } else { 0 };
-    let call = common::Call { way: common::Way::Write, sock, inode, who, now, done, memory };
+    let call =
+        common::Call { way: common::Way::Write, sock, inode, who, now, done, memory, ktls: false };
     let traced = common::trace::<Typed>(&call)?;
     let family: u16 = Typed::get(sock, &SOCK_FAMILY)?;
     let enter = if family == family::UNIX {
@@ -154,7 +155,7 @@ fn received(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
     }
     let inode = Typed::inode(sock)?;
     let (memory, _) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
-    let read = ReadEnd { sock, inode, memory, enter: 0, ret: ret.into(), flags };
+    let read = ReadEnd { sock, inode, memory, enter: 0, ret: ret.into(), flags, ktls: false };
     call::read_ends::<Typed>(&read, who);
     None
 }

@@ -75,6 +75,22 @@ pub fn tls_write_ex(ctx: ProbeContext) -> u32 {
     begin(&ctx, call::WRITE | call::COUNT_APART)
 }
 
+/// `ossl_ssize_t SSL_sendfile(SSL *, int fd, off_t offset, size_t size, int flags)`: the kernel does
+/// the TLS.
+#[uprobe]
+pub fn tls_sendfile(ctx: ProbeContext) -> u32 {
+    let (pid, tid) = ids();
+    if of_current(pid) == 0 {
+        return 0;
+    }
+    // SAFETY: the context of a uprobe is the registers of the process.
+    let regs = unsafe { &*ctx.regs };
+    let call = call::WRITE | call::OPAQUE;
+    let (object, len, sp) = (regs.rdi, regs.rcx, regs.rsp);
+    enter(key(tid, true), &Entered { call, object, buf: 0, len, out: 0, sp });
+    0
+}
+
 /// `int SSL_do_handshake(SSL *)`, `int gnutls_handshake(session)`.
 #[uprobe]
 pub fn tls_handshake(ctx: ProbeContext) -> u32 {

@@ -13,7 +13,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns,
 };
 use llmtrace_common::{
-    config::{KERNEL_ADDRESS, TlsConn, state, target},
+    config::{KERNEL_ADDRESS, TlsConn, loss, state, target},
     record::{Header, Open, end, family, flag, kind},
 };
 
@@ -37,6 +37,8 @@ mod call {
     pub const READ_TO_END: u32 = 16 | READ;
     /// The call tells what a call before it met: no bytes, but perhaps the end.
     pub const ERROR: u32 = 32;
+    /// The bytes are those of a file.
+    pub const OPAQUE: u32 = 64;
 }
 
 /// `SSL_get_error`: the peer has said that it sends no more (close_notify).
@@ -179,6 +181,9 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
         ..Header::default()
     };
     *pos += moved;
+    if thread.call & call::OPAQUE != 0 {
+        return emit::gap(&mut header, moved as u32, loss::OPAQUE);
+    }
     emit::copy::buffer(&mut header, thread.buf, moved as u32);
 }
 
@@ -342,6 +347,23 @@ pub fn carried(tid: u32, write: bool, sock: u64, inode: u64) {
     // SAFETY: this CPU's slot, checked.
     unsafe { moved.write_volatile(Moved { sock, inode, tid, write: write.into() }) };
     tls_carried();
+}
+
+/// Whether plaintext that the kernel encrypts or decrypts is that of a library which is probed:
+/// one that has given it the keys and goes on being called (OpenSSL). Others only shake hands.
+#[inline(always)]
+pub fn is_of_library(tid: u32, sock: u64, inode: u64) -> bool {
+    within(key(tid, true), sock, inode) || within(key(tid, false), sock, inode) || {
+        let Some(carried) = TLS_SOCKETS.get_ptr(sock) else { return false };
+        // SAFETY: a pointer into the map, checked.
+        let carried = unsafe { *carried };
+        let Some(conn) = TLS_CONNS.get_ptr(carried.id) else { return false };
+        // SAFETY: a pointer into the map, checked.
+        let conn = unsafe { *conn };
+        carried.inode == inode
+            && conn.generation == carried.generation
+            && conn.state & state::OPENED != 0
+    }
 }
 
 /// A global function without arguments: the verifier looks at it once, not once for each way here.

@@ -105,6 +105,7 @@ pub struct Agent {
     info: Arc<[TargetInfo]>,
     next_info: u64,
     unix_seen: bool,
+    ktls_seen: bool,
     undecodable: u64,
     next_beat: u64,
     next_scan: u64,
@@ -150,6 +151,7 @@ impl Agent {
             info: Arc::default(),
             next_info: 0,
             unix_seen: false,
+            ktls_seen: false,
             undecodable: 0,
             next_beat: 0,
             next_scan: 0,
@@ -225,6 +227,7 @@ impl Agent {
         self.drain();
         self.follow()?;
         self.capture.follow_tls(&self.wanted);
+        self.capture.follow_ktls();
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.follow_cgroups()?;
@@ -251,7 +254,7 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self { ring, pipeline, out, tap, events, undecodable, unix_seen, .. } = self;
+        let Self { ring, pipeline, out, tap, events, undecodable, unix_seen, ktls_seen, .. } = self;
         ring.drain(|bytes| match decode(bytes) {
             Ok(record) => {
                 match &record {
@@ -259,6 +262,7 @@ impl Agent {
                     Record::Open(open) if matches!(open.local, Address::Unix(_)) => {
                         *unix_seen = true;
                     }
+                    Record::Open(open) if open.tls && open.id.is_socket() => *ktls_seen = true,
                     _ => {}
                 }
                 pipeline.push(&record, out);
@@ -276,6 +280,9 @@ impl Agent {
         if self.unix_seen {
             self.unix_seen = false;
             self.capture.watch_unix()?;
+        }
+        if std::mem::take(&mut self.ktls_seen) {
+            self.capture.watch_ktls();
         }
         for event in std::mem::take(&mut self.events) {
             let (pid, how) = match event {

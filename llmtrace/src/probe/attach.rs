@@ -81,6 +81,25 @@ pub fn first_of<'a>(
     })
 }
 
+/// Attaches a set of hooks beside a plan: those of it that are needed, or nothing.
+pub fn all(
+    ebpf: &mut Ebpf,
+    types: &mut KernelTypes,
+    attachments: &[Attachment],
+) -> Result<(), String> {
+    for attachment in attachments {
+        if let Err(reason) = one(ebpf, types, attachment)
+            && attachment.needed
+        {
+            for attachment in attachments {
+                unload(ebpf, attachment);
+            }
+            return Err(format!("{}: {reason}", attachment.hook.place()));
+        }
+    }
+    Ok(())
+}
+
 /// All of a plan. Everything is loaded before anything is attached: a refusal mostly comes at load.
 fn whole(ebpf: &mut Ebpf, types: &mut KernelTypes, plan: &Plan) -> Result<Vec<Missing>, String> {
     let (mut loaded, mut missing) = (Vec::new(), Vec::new());
@@ -132,7 +151,11 @@ fn load(ebpf: &mut Ebpf, types: &mut KernelTypes, a: &Attachment) -> Result<(), 
         }
         Hook::Fentry(at) => program::<FEntry>(ebpf, a.program)?.load(at, types.get()?),
         Hook::Fexit(at) => program::<FExit>(ebpf, a.program)?.load(at, types.get()?),
-        Hook::Kprobe(_) | Hook::Kretprobe(_) => program::<KProbe>(ebpf, a.program)?.load(),
+        Hook::Kprobe(_) | Hook::Kretprobe(_) => {
+            let program = program::<KProbe>(ebpf, a.program)?;
+            // One may be for several functions.
+            if program.fd().is_ok() { Ok(()) } else { program.load() }
+        }
     };
     loaded.map_err(|e| chain(&e))
 }

@@ -16,6 +16,7 @@ use super::{
     features::{self, Features},
     filter::{self, Filter},
     heap,
+    ktls::Ktls,
     log::KernelLog,
     object::Object,
     offsets,
@@ -109,6 +110,7 @@ pub struct Capture {
     choice: Choice,
     on_unix: Option<Attachment>,
     at_start: Option<Attachment>,
+    ktls: Ktls,
 }
 
 impl Capture {
@@ -171,6 +173,7 @@ impl Capture {
             choice: config.choice,
             on_unix: None,
             at_start: None,
+            ktls: Ktls::default(),
         };
         Ok((capture, ring))
     }
@@ -199,6 +202,8 @@ impl Capture {
         self.at_start = plan
             .at_start
             .filter(|attachment| attach::one(&mut self.ebpf, &mut types, attachment).is_ok());
+        self.ktls = Ktls::new(plan, &self.features);
+        self.follow_ktls();
         Ok(Chosen { hooks: plan.hooks, refused, missing })
     }
 
@@ -208,6 +213,29 @@ impl Capture {
         let program = attachment.program;
         attach::one(&mut self.ebpf, &mut KernelTypes::default(), &attachment)
             .map_err(|reason| ProbeError::Attach { program, reason })
+    }
+
+    /// Follows whether the kernel does TLS, which it does from when the first process wants it.
+    pub fn follow_ktls(&mut self) {
+        if let Some(note) = self.ktls.follow(&mut self.ebpf) {
+            self.tls.note(note);
+        }
+    }
+
+    /// Whether plaintext is seen that the kernel encrypts.
+    pub fn sees_ktls(&self) -> bool {
+        self.ktls.is_seen()
+    }
+
+    /// The first socket is traced whose TLS the kernel does.
+    pub fn watch_ktls(&mut self) {
+        if let Some(note) = self.ktls.watch(&mut self.ebpf) {
+            self.tls.note(note);
+        }
+        if self.ktls.watches_returns() {
+            // It looks after the reads of the start as well: each once.
+            self.start_is_over();
+        }
     }
 
     /// Whether reads that were under way at the start are still looked for.

@@ -26,6 +26,8 @@ pub struct Features {
     pub task_regs: bool,
     /// How many arguments `tcp_recvmsg` has.
     pub recvmsg_arguments: usize,
+    /// TLS is part of the kernel itself; else it may be a module.
+    pub ktls_built_in: bool,
 }
 
 /// Functions that back ends hook.
@@ -64,6 +66,7 @@ impl Features {
             kprobes: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             task_regs: helper(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_task_pt_regs),
             recvmsg_arguments: types.arguments("tcp_recvmsg").unwrap_or(0),
+            ktls_built_in: types.has_function("tls_sw_sendmsg"),
         }
     }
 
@@ -74,6 +77,12 @@ impl Features {
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.tracepoints.contains(&name)
     }
+}
+
+/// Whether the module that does TLS in the kernel is loaded: it is when the first process hands it
+/// its keys.
+pub fn has_ktls_module() -> bool {
+    Path::new("/sys/module/tls").exists()
 }
 
 /// Fails with what is missing for any back end, before the kernel would say EPERM.

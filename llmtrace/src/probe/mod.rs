@@ -12,6 +12,7 @@ pub mod error;
 pub mod features;
 mod filter;
 mod heap;
+mod ktls;
 mod log;
 pub mod object;
 pub mod offsets;

@@ -134,6 +134,10 @@ pub struct Plan {
     pub on_unix: Option<Attachment>,
     /// Attached until the reads that were under way at the start are over: it does so too.
     pub at_start: Option<Attachment>,
+    /// What sees the plaintext of sockets whose TLS the kernel does: attached while it can.
+    pub ktls: Vec<Attachment>,
+    /// Attached when the first such socket turns up, for returns that the kernel skips.
+    pub on_ktls: Option<Attachment>,
 }
 
 /// A set of hooks that cannot be used, and why.
@@ -189,6 +193,36 @@ fn reads(features: &Features) -> Option<Attachment> {
     features.has_tracepoint("sys_exit").then(|| wanted("sys_exit_reads", sys_exit))
 }
 
+/// Plaintext that goes into the kernel's TLS and comes out of it. Kprobes whatever the other hooks
+/// are, as a module's functions are not among vmlinux's types. Not all kernels have all of it:
+/// `sendpage` went with 6.5, and `tls_device_*` is there where hardware may do the work.
+fn ktls(features: &Features) -> Vec<Attachment> {
+    use Hook::{Kprobe, Kretprobe};
+    if !features.kprobes {
+        return Vec::new();
+    }
+    let returns = [
+        ("tls_sw_sendmsg", "kretprobe_tls_send", true),
+        ("tls_sw_recvmsg", "kretprobe_tls_receive", true),
+        ("tls_sw_splice_read", "kretprobe_tls_receive", false),
+        ("tls_sw_sendpage", "kretprobe_tls_send", false),
+        ("tls_device_sendmsg", "kretprobe_tls_send", false),
+        ("tls_device_sendpage", "kretprobe_tls_send", false),
+    ];
+    let entries = [
+        ("tls_sw_sendmsg", "kprobe_tls_sendmsg", true),
+        ("tls_sw_recvmsg", "kprobe_tls_recvmsg", true),
+        ("tls_sw_splice_read", "kprobe_tls_splice_read", false),
+        ("tls_sw_sendpage", "kprobe_tls_sendpage", false),
+        ("tls_device_sendmsg", "kprobe_tls_sendmsg", false),
+        ("tls_device_sendpage", "kprobe_tls_sendpage", false),
+    ];
+    let returns = returns.map(|(at, program, needed)| (program, Kretprobe(at), needed));
+    let entries = entries.map(|(at, program, needed)| (program, Kprobe(at), needed));
+    let all = returns.into_iter().chain(entries);
+    all.map(|(program, hook, needed)| Attachment { program, hook, needed }).collect()
+}
+
 fn functions(features: &Features, names: &[&str]) -> Result<(), String> {
     match names.iter().find(|name| !features.has_function(name)) {
         Some(name) => Err(format!("this kernel has no function {name}")),
@@ -230,7 +264,16 @@ fn fentry(features: &Features) -> Result<Plan, String> {
             wanted("fentry_unix_release", Fentry("unix_release")),
         ]);
     }
-    Ok(Plan { hooks: Hooks::Fentry, attachments, on_unix: None, at_start: reads(features) })
+    // Kretprobes are skipped when too many calls are under way: the system call's return is not.
+    let sys_exit = wanted("sys_exit_skipped", Hook::RawTracepoint("sys_exit"));
+    Ok(Plan {
+        hooks: Hooks::Fentry,
+        attachments,
+        on_unix: None,
+        at_start: reads(features),
+        ktls: ktls(features),
+        on_ktls: features.kprobes.then_some(sys_exit),
+    })
 }
 
 fn kprobe(features: &Features) -> Result<Plan, String> {
@@ -255,7 +298,14 @@ fn kprobe(features: &Features) -> Result<Plan, String> {
     ]);
     // Last: what it looks after are the returns of the hooks before it.
     attachments.push(wanted("sys_exit_skipped", Hook::RawTracepoint("sys_exit")));
-    Ok(Plan { hooks: Hooks::Kprobe, attachments, on_unix: None, at_start: None })
+    Ok(Plan {
+        hooks: Hooks::Kprobe,
+        attachments,
+        on_unix: None,
+        at_start: None,
+        ktls: ktls(features),
+        on_ktls: None,
+    })
 }
 
 fn sockets(features: &Features) -> Result<Plan, String> {
@@ -270,6 +320,8 @@ fn sockets(features: &Features) -> Result<Plan, String> {
         attachments: HOOKS.iter().map(|at| needed(at, BtfTracepoint(at))).collect(),
         on_unix: Some(wanted("sys_enter_close", Hook::RawTracepoint("sys_enter"))),
         at_start: None,
+        ktls: Vec::new(),
+        on_ktls: None,
     })
 }
 
@@ -284,6 +336,8 @@ fn syscalls(features: &Features) -> Result<Plan, String> {
         ],
         on_unix: None,
         at_start: None,
+        ktls: Vec::new(),
+        on_ktls: None,
     })
 }
 
@@ -300,6 +354,7 @@ mod tests {
             kprobes: true,
             task_regs: true,
             recvmsg_arguments: 5,
+            ktls_built_in: false,
         }
     }
 
@@ -382,6 +437,28 @@ mod tests {
                 assert!(!after, "{at} of {:?}", plan.hooks);
             }
         }
+    }
+
+    #[test]
+    fn tls_of_the_kernel_is_seen_by_kprobes_beside_hooks_on_functions() {
+        for plan in plan(&full(), Choice::Auto).0 {
+            let at = |place| plan.ktls.iter().filter(|a| a.hook.place() == place).count();
+            let seen = matches!(plan.hooks, Hooks::Fentry | Hooks::Kprobe);
+            for function in ["tls_sw_sendmsg", "tls_sw_recvmsg"] {
+                assert_eq!(at(function), if seen { 2 } else { 0 }, "{:?}", plan.hooks);
+            }
+            let kprobes = |a: &Attachment| matches!(a.hook, Hook::Kprobe(_) | Hook::Kretprobe(_));
+            assert!(plan.ktls.iter().all(kprobes));
+            // The kprobe plan watches returns that are skipped anyway.
+            assert_eq!(plan.on_ktls.is_some(), plan.hooks == Hooks::Fentry);
+            // Returns first, as everywhere.
+            let entry = plan.ktls.iter().position(|a| matches!(a.hook, Hook::Kprobe(_)));
+            let last = plan.ktls.iter().rposition(|a| matches!(a.hook, Hook::Kretprobe(_)));
+            assert!(!seen || last < entry);
+        }
+        let features = Features { kprobes: false, ..full() };
+        let plan = &plan(&features, Choice::Fentry).0[0];
+        assert!(plan.ktls.is_empty() && plan.on_ktls.is_none());
     }
 
     #[test]

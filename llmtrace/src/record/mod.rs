@@ -5,6 +5,7 @@
 
 pub mod decode;
 
+use llmtrace_common::config::KERNEL_ADDRESS;
 pub use llmtrace_common::config::loss;
 
 /// `CLOCK_MONOTONIC` nanoseconds, as the kernel took them.
@@ -15,6 +16,13 @@ pub type Ns = u64;
 pub struct SockId {
     pub addr: u64,
     pub generation: u32,
+}
+
+impl SockId {
+    /// Whether it is that of a socket, and not of a TLS library's object.
+    pub fn is_socket(self) -> bool {
+        self.addr & KERNEL_ADDRESS != 0
+    }
 }
 
 /// Which way bytes went, as the traced process sees it.

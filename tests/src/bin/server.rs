@@ -2,10 +2,10 @@
 //! `server parrot` answers with what it was sent, `server cost` measures its own calls.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,7 +16,7 @@ use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::openssl::{self, Context};
-use llmtrace_tests::servers::{app, cost, flood, parrot};
+use llmtrace_tests::servers::{app, cost, flood, parrot, rust_tls};
 use llmtrace_tests::{fork, pass, uring};
 
 #[derive(Parser)]
@@ -65,6 +65,9 @@ enum Mode {
         certificate: Option<PathBuf>,
         #[arg(long)]
         key: Option<PathBuf>,
+        /// Who does the TLS
+        #[arg(long, value_enum, default_value = "openssl", requires = "certificate")]
+        tls: Tls,
     },
     /// Answers with the request's body as the raw bytes of a response, and closes.
     Parrot {
@@ -96,6 +99,42 @@ enum Mode {
     },
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Tls {
+    Openssl,
+    Rustls,
+    /// The kernel, by keys that OpenSSL gave it; OpenSSL is called all the same
+    OpensslKernel,
+    /// The kernel, by keys that rustls gave it
+    RustlsKernel,
+}
+
+/// Makes a TLS connection of a socket.
+type Accept = Box<dyn Fn(TcpStream) -> io::Result<Stream>>;
+
+impl Tls {
+    fn acceptor(self, certificate: &Path, key: &Path) -> io::Result<Accept> {
+        let by_openssl = |context: Context| -> Accept {
+            let context = Arc::new(context);
+            Box::new(move |socket| {
+                openssl::Shared::new(context.accept(socket)?).map(Stream::OpenSsl)
+            })
+        };
+        Ok(match self {
+            Self::Openssl => by_openssl(Context::new(certificate, key)?),
+            Self::OpensslKernel => by_openssl(Context::for_kernel(certificate, key)?),
+            Self::Rustls => {
+                let context = rust_tls::Context::new(certificate, key)?;
+                Box::new(move |socket| context.accept(socket).map(Stream::Rustls))
+            }
+            Self::RustlsKernel => {
+                let context = rust_tls::Context::new(certificate, key)?;
+                Box::new(move |socket| context.accept_for_kernel(socket).map(Stream::Tcp))
+            }
+        })
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
@@ -114,6 +153,7 @@ fn main() -> anyhow::Result<()> {
             by,
             certificate,
             key,
+            tls,
         } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
@@ -168,16 +208,16 @@ fn main() -> anyhow::Result<()> {
                     }
                 }
                 let files = certificate.zip(key);
-                let tls = files.map(|(certificate, key)| Context::new(&certificate, &key));
-                let tls = tls.transpose()?.map(Arc::new);
+                let tls = files.map(|(certificate, key)| tls.acceptor(&certificate, &key));
+                let tls = tls.transpose()?;
                 let accept = || {
                     let (mut stream, _) = listener.accept()?;
                     if let Some(tls) = &tls {
                         loop {
                             stream.set_nodelay(true)?;
                             // One that only looks whether somebody listens says nothing.
-                            if let Ok(connection) = tls.accept(stream) {
-                                return openssl::Shared::new(connection).map(Stream::OpenSsl);
+                            if let Ok(connection) = tls(stream) {
+                                return Ok(connection);
                             }
                             (stream, _) = listener.accept()?;
                         }

@@ -266,7 +266,14 @@ impl Answer<'_> {
         let mut offset = 0;
         while offset < bytes.len() as u64 {
             let left = bytes.len() - usize::try_from(offset).unwrap_or(0);
-            if sendfile(&*self.stream, &file, Some(&mut offset), left)? == 0 {
+            let sent = if let Stream::OpenSsl(tls) = &*self.stream {
+                let sent = tls.sendfile(&file, offset, left)?;
+                offset += sent as u64;
+                sent
+            } else {
+                sendfile(&*self.stream, &file, Some(&mut offset), left)?
+            };
+            if sent == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }

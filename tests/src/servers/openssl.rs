@@ -1,7 +1,8 @@
 //! The machine's own OpenSSL, as a C program uses it: found when it is needed, so that the tests
 //! build without its headers.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
@@ -18,13 +19,19 @@ struct Library {
     accept: unsafe extern "C" fn(Ssl) -> c_int,
     read: unsafe extern "C" fn(Ssl, *mut c_void, c_int) -> c_int,
     write: unsafe extern "C" fn(Ssl, *const c_void, c_int) -> c_int,
+    /// Since 3.0.
+    sendfile: Option<unsafe extern "C" fn(Ssl, c_int, i64, usize, c_int) -> isize>,
     free: unsafe extern "C" fn(Ssl),
+    write_bio: unsafe extern "C" fn(Ssl) -> *mut c_void,
+    ctrl: unsafe extern "C" fn(*mut c_void, c_int, c_long, *mut c_void) -> c_long,
 }
 
 /// A server's certificate and key, loaded.
 pub struct Context {
     library: Library,
     context: *mut c_void,
+    /// Connections have to be the kernel's.
+    kernel: bool,
 }
 
 // SAFETY: OpenSSL counts references to a context atomically, and it is not changed once it is made.
@@ -33,6 +40,9 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 const FILETYPE_PEM: c_int = 1;
+/// `SSL_OP_ENABLE_KTLS`, and what asks whether it has come to it.
+const ENABLE_KTLS: u64 = 1 << 3;
+const GET_KTLS_SEND: c_int = 73;
 
 /// A function of a loaded library.
 ///
@@ -52,6 +62,15 @@ unsafe fn symbol<T: Copy>(library: *mut c_void, name: &CStr) -> io::Result<T> {
 
 impl Context {
     pub fn new(certificate: &Path, key: &Path) -> io::Result<Self> {
+        Self::with(certificate, key, false)
+    }
+
+    /// OpenSSL gives the keys to the kernel, and goes on being called.
+    pub fn for_kernel(certificate: &Path, key: &Path) -> io::Result<Self> {
+        Self::with(certificate, key, true)
+    }
+
+    fn with(certificate: &Path, key: &Path, kernel: bool) -> io::Result<Self> {
         let path =
             |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
         let (certificate, key) = (path(certificate)?, path(key)?);
@@ -77,15 +96,24 @@ impl Context {
             {
                 return Err(io::Error::other("certificate or key cannot be used"));
             }
+            if kernel {
+                let options: unsafe extern "C" fn(*mut c_void, u64) -> u64 =
+                    symbol(library, c"SSL_CTX_set_options")?;
+                options(context, ENABLE_KTLS);
+            }
             let library = Library {
                 new: symbol(library, c"SSL_new")?,
                 set_fd: symbol(library, c"SSL_set_fd")?,
                 accept: symbol(library, c"SSL_accept")?,
                 read: symbol(library, c"SSL_read")?,
                 write: symbol(library, c"SSL_write")?,
+                sendfile: symbol(library, c"SSL_sendfile").ok(),
                 free: symbol(library, c"SSL_free")?,
+                write_bio: symbol(library, c"SSL_get_wbio")?,
+                // Of libcrypto, which comes with it.
+                ctrl: symbol(library, c"BIO_ctrl")?,
             };
-            Ok(Self { library, context })
+            Ok(Self { library, context, kernel })
         }
     }
 
@@ -102,6 +130,9 @@ impl Context {
         let connection = Connection { context: Arc::clone(self), ssl, socket };
         // SAFETY: a connection with a socket.
         match unsafe { (self.library.accept)(ssl) } {
+            1 if self.kernel && !connection.is_of_kernel() => {
+                Err(io::Error::other("the kernel does not do the TLS"))
+            }
             1 => Ok(connection),
             _ => Err(io::ErrorKind::ConnectionAborted.into()),
         }
@@ -122,6 +153,13 @@ unsafe impl Send for Connection {}
 impl Connection {
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Whether the kernel encrypts what is written.
+    fn is_of_kernel(&self) -> bool {
+        let Library { write_bio, ctrl, .. } = self.context.library;
+        // SAFETY: a connection with a socket has a BIO; the control takes no pointer.
+        unsafe { ctrl(write_bio(self.ssl), GET_KTLS_SEND, 0, std::ptr::null_mut()) == 1 }
     }
 }
 
@@ -176,6 +214,17 @@ impl Shared {
 
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Sends bytes of a file, which takes a connection of the kernel's.
+    pub fn sendfile(&self, file: &File, offset: u64, len: usize) -> io::Result<usize> {
+        let connection = self.lock();
+        let library = &connection.context.library;
+        let sendfile = library.sendfile.ok_or(io::ErrorKind::Unsupported)?;
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: an open file, and a connection that nobody else uses meanwhile.
+        let n = unsafe { sendfile(connection.ssl, file.as_raw_fd(), offset, len, 0) };
+        usize::try_from(n).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -32,6 +32,12 @@ const STARTS: [(&str, [Start; 5]); 4] = {
 /// Ways to capture that see what a server reads and writes by io_uring.
 const SEE_IO_URING: [&str; 2] = ["fentry", "kprobe"];
 
+/// Ways to capture that see the plaintext of a server that has given the kernel its keys.
+const SEE_KTLS: [&str; 2] = ["fentry", "kprobe"];
+
+/// Debian built this one without.
+const WITHOUT_KTLS: [&str; 1] = ["5.10"];
+
 /// Ways to capture that see the bytes of a `sendfile`. To the others it is a hole of exact size.
 const SEE_SENDFILE: [&str; 0] = [];
 
@@ -56,6 +62,16 @@ pub fn io_uring(chosen: &str) -> Sight {
     if SEE_IO_URING.contains(&chosen) { Sight::Whole } else { Sight::None }
 }
 
+/// Of a request to a server whose TLS the kernel does.
+pub fn ktls(chosen: &str) -> Sight {
+    if SEE_KTLS.contains(&chosen) { Sight::Whole } else { Sight::None }
+}
+
+/// Whether a kernel has what a scenario needs: where it has not, nothing is sent.
+pub fn applies(kernel: &str, scenario: &str) -> bool {
+    !scenario.starts_with("tls-kernel") || !WITHOUT_KTLS.contains(&kernel)
+}
+
 /// Of a request whose answer is in part sent by `sendfile`.
 pub fn sendfile(chosen: &str) -> Sight {
     if SEE_SENDFILE.contains(&chosen) { Sight::Whole } else { Sight::Holed }
@@ -65,10 +81,14 @@ pub fn sendfile(chosen: &str) -> Sight {
 /// it knows to have passed and cannot read.
 pub fn lost(chosen: &str, reason: &str) -> u64 {
     const SENDFILES: u64 = 2;
+    // By the program that gave the kernel its keys, and by OpenSSL.
+    const KTLS_SENDFILES: u64 = 2;
+    const OPENSSL_SENDFILES: u64 = 2;
     const IO_URING_READS: u64 = 12;
     match (chosen, reason) {
-        ("sockets", "opaque") => SENDFILES + IO_URING_READS,
-        (_, "opaque") => SENDFILES,
+        ("sockets", "opaque") => SENDFILES + OPENSSL_SENDFILES + IO_URING_READS,
+        ("syscalls", "opaque") => SENDFILES + OPENSSL_SENDFILES,
+        (_, "opaque") => SENDFILES + OPENSSL_SENDFILES + KTLS_SENDFILES,
         _ => 0,
     }
 }

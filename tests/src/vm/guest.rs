@@ -410,8 +410,8 @@ mod tests {
             let losses = Losses::from([(reason.to_owned(), n)]);
             wrong(nothing_else((Backend::Kprobe, "kprobe"), &[], &losses, String::new()))
         };
-        assert_eq!(check("opaque", 2), "");
-        assert_ne!(check("opaque", 3), "");
+        assert_eq!(check("opaque", 6), "");
+        assert_ne!(check("opaque", 7), "");
         assert_ne!(check("ring_full", 1), "");
     }
 

@@ -209,16 +209,23 @@ fn scenario(
     notes: &mut String,
 ) -> String {
     let found = report.lines.iter().find_map(|line| match line {
-        Line::Scenario { backend: b, name: n, wrong, note, exchanges, .. }
+        Line::Scenario { backend: b, name: n, sent, wrong, note, exchanges }
             if *b == backend && n == name =>
         {
-            Some((wrong, note, exchanges))
+            Some((*sent, wrong, note, exchanges))
         }
         _ => None,
     });
-    let Some((wrong, note, exchanges)) = found else {
+    let Some((sent, wrong, note, exchanges)) = found else {
         return "was not run".into();
     };
+    if !expect::applies(&report.kernel, name) && wrong.is_empty() {
+        let right = sent == 0 && exchanges.is_empty();
+        return if right { String::new() } else { format!("{sent} sent, which it cannot do") };
+    }
+    if sent == 0 && wrong.is_empty() && name != NOTHING_ELSE {
+        return "nothing was sent".into();
+    }
     let who = format!("{} {}", report.kernel, backend.name());
     if !note.is_empty() {
         let _ = writeln!(notes, "{who}: {name}: {note}");

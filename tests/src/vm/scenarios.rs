@@ -1,7 +1,10 @@
 //! The captures: always the same requests in the same order, and the servers that they go to.
 
+use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use super::expect::{self, Sight};
@@ -10,6 +13,7 @@ use crate::mix;
 use crate::net::Address;
 use crate::plan::{Ask, Plan};
 use crate::servers::app::Model;
+use crate::servers::rust_tls;
 use crate::stack::{Io, Server};
 
 /// Every server of the scenarios, at addresses that are the same in every machine.
@@ -24,6 +28,8 @@ pub struct Servers {
     tls: Server,
     waitall: Server,
     waitall_msg: Server,
+    ktls: Server,
+    ktls_openssl: Server,
 }
 
 impl Servers {
@@ -42,12 +48,16 @@ impl Servers {
             tls: Server::app_tls_on(8006),
             waitall: by_calls("waitall", 8011),
             waitall_msg: by_calls("waitall-msg", 8012),
+            ktls: Server::app_tls_by("rustls-kernel", 8007),
+            ktls_openssl: Server::app_tls_by("openssl-kernel", 8008),
         }
     }
 
-    pub fn pids(&self) -> [u32; 9] {
-        let Self { tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg } = self;
-        [tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg].map(Server::id)
+    pub fn pids(&self) -> [u32; 11] {
+        let Self { tcp4, tcp6, unix, split, fork, uring, tls, .. } = self;
+        let Self { waitall, waitall_msg, ktls, ktls_openssl, .. } = self;
+        [tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg, ktls, ktls_openssl]
+            .map(Server::id)
     }
 }
 
@@ -156,19 +166,74 @@ pub const SCENARIOS: &[Scenario] = &[
     // By OpenSSL: plaintext, whatever sees the sockets.
     whole("tls", |name, servers, _| load(&servers.tls.address, mixed(name, 12), 3)),
     whole("tls-aborts", |name, servers, _| aborts(name, &servers.tls, true)),
+    // By the kernel, with keys from a program that then sends plaintext: only those who see what
+    // goes into the kernel's TLS.
+    Scenario {
+        name: "tls-kernel",
+        run: |name, servers, _| with_ktls(|| load(&servers.ktls.address, mixed(name, 12), 3)),
+        sight: |chosen, _| expect::ktls(chosen),
+    },
+    Scenario {
+        name: "tls-kernel-aborts",
+        run: |name, servers, _| with_ktls(|| aborts(name, &servers.ktls, true)),
+        sight: |chosen, _| expect::ktls(chosen),
+    },
+    Scenario {
+        name: "tls-kernel-sendfile",
+        run: |name, servers, _| with_ktls(|| sendfile(name, &servers.ktls)),
+        sight: |chosen, n| match expect::ktls(chosen) {
+            Sight::Whole if n % 2 == 1 => expect::sendfile(chosen),
+            sight => sight,
+        },
+    },
+    // The same by OpenSSL, whose functions are called all the same: once, whatever sees the sockets.
+    whole("tls-kernel-openssl", |name, servers, _| {
+        with_ktls(|| load(&servers.ktls_openssl.address, mixed(name, 12), 3))
+    }),
+    Scenario {
+        name: "tls-kernel-openssl-sendfile",
+        run: |name, servers, _| with_ktls(|| sendfile(name, &servers.ktls_openssl)),
+        sight: |chosen, n| if n % 2 == 1 { expect::sendfile(chosen) } else { Sight::Whole },
+    },
     Scenario {
         name: "sendfile",
         // On one connection: what follows the hole is whole again.
-        run: |name, servers, _| {
-            let plan = Plan { sendfile: Some(4), ..Plan::default() };
-            let holed = Ask { plan, ..Ask::default() };
-            let good = Ask::default;
-            let asks = [good(), holed.clone(), good(), holed, good()];
-            load(&servers.tcp4.address, numbered(name, &asks), 1)
-        },
+        run: |name, servers, _| sendfile(name, &servers.tcp4),
         sight: |chosen, n| if n % 2 == 1 { expect::sendfile(chosen) } else { Sight::Whole },
     },
 ];
+
+fn sendfile(name: &str, server: &Server) -> Vec<Record> {
+    let plan = Plan { sendfile: Some(4), ..Plan::default() };
+    let holed = Ask { plan, ..Ask::default() };
+    let good = Ask::default;
+    let asks = [good(), holed.clone(), good(), holed, good()];
+    load(&server.address, numbered(name, &asks), 1)
+}
+
+/// How long an agent has to notice that the kernel does TLS.
+const NOTICE: Duration = Duration::from_secs(2);
+/// Modules of the kernel that runs, in the order of what needs what.
+const MODULES: [&str; 6] = ["gf128mul", "ghash-generic", "crypto_null", "ctr", "gcm", "tls"];
+
+/// Sends nothing where the kernel has no TLS. The first time, it is loaded, under an agent that runs
+/// already.
+fn with_ktls(send: impl FnOnce() -> Vec<Record>) -> Vec<Record> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = PathBuf::from("/lib/modules").join(release.trim());
+    if !modules.join("tls.ko").exists() {
+        return Vec::new();
+    }
+    if !rust_tls::kernel_has_tls() {
+        let modules = MODULES.map(|name| modules.join(name).with_extension("ko"));
+        for module in modules.iter().filter(|module| module.exists()) {
+            let status = Command::new("insmod").arg(module).status();
+            assert!(status.is_ok_and(|status| status.success()), "insmod {}", module.display());
+        }
+        thread::sleep(NOTICE);
+    }
+    send()
+}
 
 fn numbered(name: &str, asks: &[Ask]) -> Vec<Request> {
     asks.iter().enumerate().map(|(n, ask)| Request::new(format!("{name}/{n}"), ask)).collect()

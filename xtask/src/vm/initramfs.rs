@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::dir;
+use super::kernels::Kernel;
 use crate::sh;
 use crate::toolchain::on_path;
 
@@ -18,8 +19,8 @@ const OPENSSL: &str = "libssl.so.3";
 /// Where Debian has its libraries.
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 
-/// Builds the archive from the programs in `bin`.
-pub fn build(bin: &Path) -> Result<PathBuf> {
+/// Builds the archive from the programs in `bin`, with the modules of all `kernels`.
+pub fn build(bin: &Path, kernels: &[Kernel]) -> Result<PathBuf> {
     let root = dir().join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -46,6 +47,13 @@ pub fn build(bin: &Path) -> Result<PathBuf> {
     let library = Path::new(LIBRARIES).join(OPENSSL);
     for library in libraries(&library)?.iter().chain([&library]) {
         copy_into(&root, library)?;
+    }
+    for kernel in kernels {
+        for (release, module) in kernel.modules()? {
+            let folder = root.join("lib/modules").join(release);
+            fs::create_dir_all(&folder)?;
+            fs::copy(&module, folder.join(module.file_name().context("a module is a file")?))?;
+        }
     }
     let init = root.join("init");
     fs::write(&init, INIT)?;

@@ -60,12 +60,30 @@ pub struct Kernel {
     pub package: String,
 }
 
+/// What TLS in the kernel takes, of the modules that kernels may have.
+const MODULES: [&str; 6] = ["tls", "gcm", "ctr", "ghash-generic", "gf128mul", "crypto_null"];
+
+impl Kernel {
+    /// Files of modules, each with the release of the kernel that it is for.
+    pub fn modules(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut found = Vec::new();
+        let place = self.vmlinuz.with_file_name("modules");
+        for release in fs::read_dir(&place).with_context(|| place.display().to_string())? {
+            let release = release?;
+            for module in fs::read_dir(release.path())? {
+                found.push((release.file_name().to_string_lossy().into_owned(), module?.path()));
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// The kernel of that name, from target/vm/kernels or else from the archive.
 pub fn ensure(name: &str, refresh: bool) -> Result<Kernel> {
     let source = SOURCES.iter().find(|source| source.name == name);
     let source = source.with_context(|| format!("no suite is known for kernel {name}"))?;
     let place = dir().join("kernels").join(name);
-    if refresh || !place.join("package").exists() {
+    if refresh || !place.join("package").exists() || !place.join("modules").exists() {
         fetch(source, &place).with_context(|| {
             format!("kernel {name}, of Debian's suite {}, cannot be had", source.suite)
         })?;
@@ -87,12 +105,13 @@ fn fetch(source: &Source, place: &Path) -> Result<()> {
         let (prefix, suffix) = source.packages[0];
         bail!("{} has no package {prefix}*{suffix} in {}", apt.mirror, source.suite);
     };
-    sh::say(&format!("fetching {package}"));
-    // apt refuses what does not have the checksum of the package list, and a list that is not signed.
-    sh::quiet(apt.command("apt-get").args(["download", package]).current_dir(&apt.dir))?;
-    let deb = only_file(&apt.dir, "deb")?;
     let unpacked = apt.dir.join("unpacked");
-    sh::quiet(sh::command("dpkg-deb", ["-x"]).arg(&deb).arg(&unpacked))?;
+    let deb = download(&apt, package, &unpacked)?;
+    // Where the kernel is in a package of its own, so are its modules.
+    let modules = package.replace("linux-binary-", "linux-modules-");
+    if modules != package {
+        download(&apt, &modules, &unpacked)?;
+    }
     let vmlinuz = find_vmlinuz(&unpacked)?
         .with_context(|| format!("{package} has no vmlinuz in boot/ or usr/lib/modules/*/"))?;
     let sum = sh::output(&mut sh::command("sha256sum", [&deb])).context("sha256sum failed")?;
@@ -105,8 +124,62 @@ fn fetch(source: &Source, place: &Path) -> Result<()> {
     }
     fs::create_dir_all(place)?;
     fs::rename(&vmlinuz, place.join("vmlinuz"))?;
+    keep_modules(&unpacked, &place.join("modules"))?;
     fs::write(place.join("package"), format!("{package} {version} sha256:{sum}\n"))?;
     fs::remove_dir_all(&apt.dir)?;
+    Ok(())
+}
+
+/// Fetches and unpacks a package. Returns where its file is.
+fn download(apt: &Apt, package: &str, unpacked: &Path) -> Result<PathBuf> {
+    sh::say(&format!("fetching {package}"));
+    let folder = apt.dir.join(package);
+    fs::create_dir_all(&folder)?;
+    // apt refuses what does not have the checksum of the package list, and a list that is not signed.
+    sh::quiet(apt.command("apt-get").args(["download", package]).current_dir(&folder))?;
+    let deb = only_file(&folder, "deb")?;
+    sh::quiet(sh::command("dpkg-deb", ["-x"]).arg(&deb).arg(unpacked))?;
+    Ok(deb)
+}
+
+/// Keeps those modules that are wanted, by release, uncompressed. A kernel need not have them.
+fn keep_modules(unpacked: &Path, place: &Path) -> Result<()> {
+    fs::create_dir_all(place)?;
+    // Debian has moved them.
+    for root in ["usr/lib/modules", "lib/modules"] {
+        let Ok(releases) = fs::read_dir(unpacked.join(root)) else { continue };
+        for release in releases {
+            let release = release?;
+            let folder = place.join(release.file_name());
+            let mut files = Vec::new();
+            all_files(&release.path(), &mut files)?;
+            for file in files {
+                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let Some((module, packed)) = name.split_once(".ko") else { continue };
+                if !MODULES.contains(&module) {
+                    continue;
+                }
+                fs::create_dir_all(&folder)?;
+                let to = folder.join(format!("{module}.ko{packed}"));
+                fs::copy(&file, &to)?;
+                if packed == ".xz" {
+                    sh::quiet(sh::command("xz", ["--decompress", "--force"]).arg(&to))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn all_files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()? {
+            kind if kind.is_dir() => all_files(&entry.path(), found)?,
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
     Ok(())
 }
 

@@ -15,7 +15,10 @@ use clap::ValueEnum;
 use crate::{apt, build, sh};
 use kernels::Kernel;
 
-const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "cpio"];
+/// The machines, what is in them besides what is built here (`openssl` for its libssl, which has
+/// another package in each release), and what unpacks modules and strips programs.
+const PACKAGES: [&str; 6] =
+    ["qemu-system-x86", "busybox-static", "cpio", "openssl", "xz-utils", "binutils"];
 /// A machine that takes longer is switched off; its own limit (init.sh) is a little shorter. A good
 /// one takes a minute or two: this is for one where the agent hangs under each back end.
 const LIMIT: Duration = Duration::from_secs(14 * 60);
@@ -117,14 +120,14 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("the kernels are Debian's packages: this needs a machine with apt");
     }
     let backends = names(&args.backend, &BackendArg::All).join(",");
+    apt::ensure(&PACKAGES, "virtual machines for the kernel matrix")?;
     let kernels = names(&args.kernel, &KernelArg::All)
         .iter()
         .map(|name| kernels::ensure(name, args.refresh))
         .collect::<Result<Vec<_>>>()?;
-    apt::ensure(&PACKAGES, "virtual machines for the kernel matrix")?;
     build::run(&build::Args { release: !args.debug })?;
     let bin = sh::target_dir().join(if args.debug { "debug" } else { "release" });
-    let initrd = initramfs::build(&bin)?;
+    let initrd = initramfs::build(&bin, &kernels)?;
     let task = if args.costs {
         qemu::Task::Costs { calls: CALLS }
     } else {

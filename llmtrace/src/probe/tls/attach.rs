@@ -23,6 +23,7 @@ fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
         Hook::Write => ("tls_write", Some("tls_done")),
         Hook::ReadEx => ("tls_read_ex", Some("tls_done")),
         Hook::WriteEx => ("tls_write_ex", Some("tls_done")),
+        Hook::SendFile => ("tls_sendfile", Some("tls_done")),
         Hook::ReadToEnd => ("tls_read_to_end", Some("tls_done")),
         Hook::Error => ("tls_error", Some("tls_done")),
         Hook::Shutdown => ("tls_shutdown", None),

@@ -3,12 +3,13 @@
 
 use std::io;
 
-use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
 use object::{Object, ObjectSection, ReadRef};
 
 use super::{
     elf::{self, Elf},
     library::{Hook, Point},
+    steps,
 };
 
 /// Functions of one program; the largest have a few hundred thousand.
@@ -25,6 +26,9 @@ const WANTED: &[(&str, Hook, bool)] = &[
     ("crypto/tls.(*Conn).serverHandshake", Hook::GoHandshake, false),
     ("crypto/tls.(*Conn).clientHandshake", Hook::GoHandshake, false),
 ];
+
+/// Registers of the first three arguments, and of the goroutine.
+const ARGUMENTS: &[Register] = &[Register::RAX, Register::RBX, Register::RCX, Register::R14];
 
 const TOO_OLD: &str = "it was built by Go 1.17 or older";
 const UNREADABLE: &str = "its table of functions cannot be read";
@@ -54,9 +58,13 @@ pub fn points<'data, R: ReadRef<'data>>(
         };
         let Some((start, end)) = table.range(index) else { continue };
         let Some(at) = elf::file_offset(elf, text.wrapping_add(start)) else { continue };
-        points.push(Point::new(at, *hook));
+        let code = file.bytes(at, (end - start).min(MAX_CODE));
+        // Behind the check of the stack, a branch, where a probe is cheap; the beginning is run once
+        // more after the stack has grown.
+        let entry = code.as_ref().ok().and_then(|c| steps::after_stack_check(c, ARGUMENTS));
+        points.push(Point::new(at + entry.unwrap_or(0), *hook));
         if *returns {
-            let Ok(code) = file.bytes(at, (end - start).min(MAX_CODE)) else { continue };
+            let Ok(code) = code else { continue };
             let rets = rets(code);
             found += usize::from(!rets.is_empty());
             points.extend(rets.map_to_points(at));

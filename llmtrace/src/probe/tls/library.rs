@@ -1,6 +1,6 @@
 //! Which TLS libraries a file contains, and where their functions are.
 
-use std::{fs::File, io};
+use std::{collections::HashMap, fs::File, io};
 
 use iced_x86::Register;
 use object::{Object, ObjectSection, ReadRef};
@@ -44,6 +44,8 @@ pub enum Hook {
     Write,
     ReadEx,
     WriteEx,
+    /// A write of a file's bytes.
+    SendFile,
     /// A read whose 0 is the end.
     ReadToEnd,
     Handshake,
@@ -75,17 +77,20 @@ impl Point {
 
 /// Longest function that is disassembled.
 const MAX_CODE: u64 = 16 * 1024;
+const MAX_INSTRUCTION: u64 = 15;
+
+/// Registers of the four arguments of `SSL_read_ex`.
+const EX_ARGUMENTS: &[Register] = &[Register::RDI, Register::RSI, Register::RDX, Register::RCX];
 
 /// A function at the cheapest places that are as good as its beginning and its end.
 fn cheapest(file: &Elf, code: Code, hook: Hook) -> Point {
     let arguments: &[Register] = match hook {
-        Hook::ReadEx | Hook::WriteEx => {
-            &[Register::RDI, Register::RSI, Register::RDX, Register::RCX]
-        }
+        Hook::ReadEx | Hook::WriteEx => EX_ARGUMENTS,
         Hook::Read | Hook::Write | Hook::ReadToEnd => {
             &[Register::RDI, Register::RSI, Register::RDX]
         }
         Hook::Handshake | Hook::Error => &[Register::RDI],
+        Hook::SendFile => &[Register::RDI, Register::RCX],
         _ => return Point::new(code.offset, hook),
     };
     let found = file
@@ -99,8 +104,47 @@ fn cheapest(file: &Elf, code: Code, hook: Hook) -> Point {
             hook,
             exits: exits.into_iter().map(|exit| code.offset + exit).collect(),
         },
-        None => Point::new(code.offset, hook),
+        None => {
+            let bytes = file.bytes(code.offset, code.size.min(MAX_CODE)).unwrap_or_default();
+            let at = steps::before_frame(bytes, arguments).unwrap_or(0);
+            Point::new(code.offset + at, hook)
+        }
     }
+}
+
+/// `SSL_read_ex` only calls a function without a name, and `SSL_read` calls it as well: probed there,
+/// both cost as little as one that has cheap places of its own.
+fn inner(file: &Elf, found: &HashMap<String, Code>, ex: &str, plain: &str) -> Option<u64> {
+    let code = |name: &str| {
+        let code = found.get(name)?;
+        let size = Some(code.size).filter(|size| (1..=MAX_CODE).contains(size))?;
+        Some((code.offset.cast_signed(), file.bytes(code.offset, size).ok()?))
+    };
+    let (at, bytes) = code(ex)?;
+    let inner = at + steps::thunk(bytes, EX_ARGUMENTS)?;
+    let (at, bytes) = code(plain)?;
+    let offset = u64::try_from(inner).ok().filter(|_| steps::calls(bytes, inner - at))?;
+    let first = file.bytes(offset, MAX_INSTRUCTION).ok()?;
+    steps::begins_cheap(first).then_some(offset)
+}
+
+/// Points of functions that are there, each at its cheapest.
+fn points(file: &Elf, found: &HashMap<String, Code>, functions: &[Function]) -> Vec<Point> {
+    let mut points = Vec::new();
+    let mut done = Vec::new();
+    for (ex, plain, hook) in
+        [("SSL_read_ex", "SSL_read", Hook::ReadEx), ("SSL_write_ex", "SSL_write", Hook::WriteEx)]
+    {
+        if functions.iter().any(|f| f.name == ex)
+            && let Some(offset) = inner(file, found, ex, plain)
+        {
+            points.push(Point::new(offset, hook));
+            done.extend([ex, plain]);
+        }
+    }
+    let others = functions.iter().filter(|f| !done.contains(&f.name));
+    points.extend(others.filter_map(|f| Some(cheapest(file, *found.get(f.name)?, f.hook))));
+    points
 }
 
 /// A library that was found, and what to probe, or why that is unknown.
@@ -127,6 +171,7 @@ const OPENSSL: &[Function] = &[
     function("SSL_write", Hook::Write, true),
     function("SSL_read_ex", Hook::ReadEx, false),
     function("SSL_write_ex", Hook::WriteEx, false),
+    function("SSL_sendfile", Hook::SendFile, false),
     function("SSL_do_handshake", Hook::Handshake, false),
     function("SSL_get_error", Hook::Error, false),
     function("SSL_shutdown", Hook::Shutdown, false),
@@ -170,9 +215,8 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
             kind
         };
         let whole = functions.iter().all(|f| !f.needed || found.contains_key(f.name));
-        let points =
-            functions.iter().filter_map(|f| Some(cheapest(&reader, *found.get(f.name)?, f.hook)));
-        let points = if whole { Ok(points.collect()) } else { Err("it lacks read or write") };
+        let points = points(&reader, &found, functions);
+        let points = if whole { Ok(points) } else { Err("it lacks read or write") };
         libraries.push(Library { kind, points });
     }
     if main

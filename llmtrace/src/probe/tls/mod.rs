@@ -252,7 +252,7 @@ impl Tls {
         self.files.insert(id, Known::Read(probed));
     }
 
-    fn note(&mut self, text: String) {
+    pub fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
