@@ -39,8 +39,9 @@ fn is_no_data(control: &Control, kind: u32) -> bool {
 }
 
 /// Whether what was received is an alert or the like: the kernel has put that where the process
-/// wanted it (0: it did not, and gets data only).
-#[inline(always)]
+/// wanted it (0: it did not, and gets data only). A function of its own, for the sake of its
+/// callers' stacks.
+#[inline(never)]
 pub fn is_control(control: u64) -> bool {
     // SAFETY: the helper fails on an address that cannot be read.
     control != 0

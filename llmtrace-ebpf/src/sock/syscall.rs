@@ -265,6 +265,8 @@ pub fn sys_exit_skipped(ctx: RawTracePointContext) -> i32 {
         if stash.call & under_way::WRITE != 0 {
             write_done(stash, ctx.arg(1), pid, tid);
         } else {
+            // In place: its stack has no room for another copy.
+            stash.memory.skip += stash.pos;
             skipped_read(stash, ctx.arg(1), pid, tid);
         }
     } else if stash.call & under_way::WRITE != 0 {
@@ -282,7 +284,8 @@ fn io_of(regs: u64) -> Option<Io> {
     args::io(nr, &args::registers(regs)?)
 }
 
-/// As `function::receive_ends`; for its stack, a function of its own.
+/// As `function::receive_ends`; for its stack, a function of its own. The memory is that of what was
+/// not passed on before.
 #[inline(never)]
 fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
     let new = if ret > 0 { ret - stash.pos as i64 } else { ret };
@@ -297,7 +300,7 @@ fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
     let read = ReadEnd {
         sock: stash.sock,
         inode,
-        memory: Memory { skip: stash.memory.skip + stash.pos, ..stash.memory },
+        memory: stash.memory,
         enter: stash.enter,
         ret: new,
         flags: stash.flags,
@@ -323,7 +326,7 @@ fn reads_under_way(ctx: &RawTracePointContext) {
         return;
     }
     if let Some(stash) = read_under_way(ctx.arg(0), pid, tid) {
-        held(|| read_done(stash, ctx.arg(1), pid, tid));
+        read_done(stash, ctx.arg(1), pid, tid);
         stash.call = 0;
     }
 }

@@ -163,6 +163,7 @@ fn capture(
     wait_for_log(&agent, expected + crowd.records.len());
     let losses_after = losses(&agent);
 
+    let without = refused_programs(&agent.printed());
     let ended = catch_unwind(AssertUnwindSafe(|| agent.stop()));
     let (entries, panic) = match ended {
         Ok(entries) => (entries, String::new()),
@@ -173,7 +174,7 @@ fn capture(
     }
     let lost = lost_since(&before, &losses_after);
     report.add(&judge_preempted(backend, crowd, &entries, &lost))?;
-    report.add(&nothing_else((backend, chosen), &entries, &before, panic))
+    report.add(&nothing_else((backend, chosen), &entries, &before, panic + &without))
 }
 
 /// What the clients of a scenario know.
@@ -323,6 +324,12 @@ fn lost_since(before: &Losses, after: &Losses) -> Losses {
         (more > 0).then(|| (reason.clone(), more))
     });
     more.collect()
+}
+
+/// Programs that this kernel should take and does not: the agent does without them, and says so.
+fn refused_programs(printed: &str) -> String {
+    let refused = printed.split_inclusive('\n').filter(|line| line.contains(": without "));
+    refused.collect()
 }
 
 /// Nothing was traced that nobody sent, nothing was lost that is not expected, and the agent ended
