@@ -185,6 +185,7 @@ fn tshark_sees_a_unix_socket_and_what_is_missing() {
         stream: false,
         abort: None,
         traceparent: None,
+        tracestate: None,
     };
     load(&server.address, vec![request], 1);
     let recording = recorder.stop_after(1);
