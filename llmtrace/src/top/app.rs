@@ -93,9 +93,14 @@ impl App {
 
     /// The servers that are shown, in order.
     pub fn rows(&self) -> Vec<&Row> {
-        let mut rows: Vec<&Row> =
-            self.data.servers.iter().filter(|row| self.takes(&[&row.server, &row.model])).collect();
         let window = self.window();
+        // What began before its model was known leaves a row behind in which nothing is left.
+        let empty = |row: &Row| {
+            let idle = row.windows.get(window).is_none_or(|rates| rates.requests == 0);
+            row.model.is_empty() && row.in_flight == 0 && idle
+        };
+        let shown = |row: &&Row| self.takes(&[&row.server, &row.model]) && !empty(row);
+        let mut rows: Vec<&Row> = self.data.servers.iter().filter(shown).collect();
         let number = |row: &Row| {
             let rates = row.windows.get(window);
             let of = |f: fn(&super::data::Rates) -> f64| rates.map_or(0.0, f);

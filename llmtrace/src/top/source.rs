@@ -43,8 +43,10 @@ impl Source {
     /// Asks an agent that runs.
     pub fn other(url: &str) -> Self {
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build();
+        // An address is enough.
+        let scheme = if url.contains("://") { "" } else { "http://" };
         let url = format!(
-            "{}/api/v1/summary?window=10s,60s,600s&history={HISTORY}&streams=1&ended=1",
+            "{scheme}{}/api/v1/summary?window=10s,60s,600s&history={HISTORY}&streams=1&ended=1",
             url.trim_end_matches('/')
         );
         Self::Other { agent: config.into(), url }
@@ -126,6 +128,22 @@ impl Drop for Own {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_enough() {
+        for (said, name) in [
+            ("127.0.0.1:9466", "http://127.0.0.1:9466"),
+            ("http://host:1/", "http://host:1"),
+            ("https://host", "https://host"),
+        ] {
+            assert_eq!(Source::other(said).name(), name);
         }
     }
 }

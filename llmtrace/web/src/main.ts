@@ -88,7 +88,7 @@ function show(): void {
   const matches = (k: { role: Role; server: string; model: string }): boolean =>
     k.role === end && (filter === "" || `${k.server} ${k.model}`.toLowerCase().includes(filter));
   // A series without a name is that of requests whose model is not known yet: soon it is another.
-  const named = (t: Total): boolean => t.model !== "" || t.in_flight > 0 || Object.values(t.windows).some((r) => r.requests > 0);
+  const named = (t: Total): boolean => t.model !== "" || t.in_flight > 0 || (t.windows[window_]?.requests ?? 0) > 0;
   serverTable.show(s.servers.filter((t) => matches(t) && named(t)));
   const inFocus = (k: Total | Summary["streams"][number] | Summary["ended"][number]): boolean =>
     matches(k) && (!focused || keyOf(k) === chosen);
