@@ -82,7 +82,7 @@ fn conversation() -> Vec<(Direction, Vec<u8>)> {
 }
 
 /// The calls as records of at most `size` bytes.
-fn records(calls: &[(Direction, Vec<u8>)], size: usize) -> Vec<(Direction, u32, u64, Vec<u8>)> {
+pub(super) fn records(calls: &[(Direction, Vec<u8>)], size: usize) -> Vec<(Direction, u32, u64, Vec<u8>)> {
     let (mut at, mut t, mut all) = ([7u32, u32::MAX - 50], 1000, Vec::new());
     for (direction, bytes) in calls {
         for piece in bytes.chunks(size) {
@@ -114,7 +114,7 @@ fn record<'a>(of: &'a (Direction, u32, u64, Vec<u8>), first: u64) -> Record<'a> 
 }
 
 /// Redacted, what came out of it, and what a pipeline finds before and after.
-fn redact(records: &[(Direction, u32, u64, Vec<u8>)]) -> (Vec<u8>, Vec<String>, Vec<String>) {
+pub(super) fn redact(records: &[(Direction, u32, u64, Vec<u8>)]) -> (Vec<u8>, Vec<String>, Vec<String>) {
     let first = records.iter().map(|r| r.2).min().unwrap_or(0);
     let settings =
         Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true, ..Settings::default() };
