@@ -148,7 +148,8 @@ fn http2(capture: &Capture) -> Traffic {
             Event::Head(head) => {
                 let status = head.status.to_string();
                 let kind = head.content_type.unwrap_or("application/json");
-                let fields = [(":status", &*status), ("content-type", kind), ("set-cookie", "zqzqzqzqzq")];
+                let fields =
+                    [(":status", &*status), ("content-type", kind), ("set-cookie", "zqzqzqzqzq")];
                 said.extend(frame(1, 4, &block(&fields)));
             }
             Event::Body(bytes) => said.extend(frame(0, 0, bytes)),
@@ -279,9 +280,8 @@ fn has_canary(bytes: &[u8]) -> bool {
 
 /// Whether bodies are filled whole, as they are no JSON.
 fn is_filled(capture: &Capture) -> bool {
-    let holds = |bytes: &[u8], what: &str| {
-        String::from_utf8_lossy(bytes).to_lowercase().contains(what)
-    };
+    let holds =
+        |bytes: &[u8], what: &str| String::from_utf8_lossy(bytes).to_lowercase().contains(what);
     holds(&capture.request, "multipart/form-data")
         || capture.writes.iter().any(|(_, bytes)| holds(bytes, "application/vnd.amazon"))
 }
@@ -293,18 +293,32 @@ fn no_word_stays_in_any_capture_over_any_protocol() {
         let capture = planted(&capture);
         let said: Vec<u8> = capture.writes.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         texts += usize::from(has_canary(&said));
-        let kinds = [("http1", http1(&capture)), ("http2", http2(&capture)), ("gzip", compressed(&capture))];
+        let kinds = [
+            ("http1", http1(&capture)),
+            ("http2", http2(&capture)),
+            ("gzip", compressed(&capture)),
+        ];
         for (kind, traffic) in kinds {
             let all: Vec<u8> = traffic.calls.iter().flat_map(|(.., bytes)| bytes.clone()).collect();
             assert!(has_canary(&all), "{} over {kind}: nothing to find", capture.name);
             for size in [usize::MAX, 11] {
                 let (out, before, after) = redact(&traffic, size);
                 assert_eq!(out.len(), all.len());
-                assert!(!has_canary(&out), "{} over {kind}: {}", capture.name, String::from_utf8_lossy(&out));
+                assert!(
+                    !has_canary(&out),
+                    "{} over {kind}: {}",
+                    capture.name,
+                    String::from_utf8_lossy(&out)
+                );
                 if kind == "gzip" || is_filled(&capture) {
                     continue;
                 }
-                assert_eq!(format!("{before:?}"), format!("{after:?}"), "{} over {kind}", capture.name);
+                assert_eq!(
+                    format!("{before:?}"),
+                    format!("{after:?}"),
+                    "{} over {kind}",
+                    capture.name
+                );
             }
         }
     }

@@ -336,7 +336,8 @@ impl Http2 {
             self.make_room();
         }
         // The record of a request may come after that of its response: then the structure has to stay.
-        let unknown = || Stream { calls: Calls::Llm, request: Text::Opaque, response: Text::Opaque };
+        let unknown =
+            || Stream { calls: Calls::Llm, request: Text::Opaque, response: Text::Opaque };
         let stream = self.streams.entry(id).or_insert_with(unknown);
         stream.response = Text::of(head.content_type, head.content_encoding, stream.calls, false);
     }

@@ -86,7 +86,9 @@ impl Link {
         if let (Some(http2), Some(asks)) = (&mut self.http2, self.asks) {
             return http2.bytes(asks == direction, place, bytes, out);
         }
-        let is_request = looks_like_request(bytes) != Sniff::No;
+        let preface = bytes.len().min(PREFACE_HEAD);
+        let is_request =
+            looks_like_request(bytes) != Sniff::No || bytes[..preface] == PREFACE[..preface];
         let is_response = looks_like_response(bytes) != Sniff::No;
         if self.asks.is_none() && (is_request || is_response) {
             self.asks = Some(if is_request { direction } else { other(direction) });

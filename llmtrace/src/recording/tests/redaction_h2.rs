@@ -2,7 +2,7 @@
 
 use httlib_hpack::{Decoder, Encoder};
 
-use super::redaction::{records, redact};
+use super::redaction::{records, redact, redact_with};
 use crate::http::h2::PREFACE;
 use crate::http::h2::hpack::huffman;
 use crate::record::Direction;
@@ -86,11 +86,7 @@ fn conversation(flags: u8) -> Vec<(Direction, Vec<u8>)> {
     let answer = [b"\x12\x0a", WORD.as_bytes()].concat();
     let padded = [&[4][..], &event("zqsecretzq", ""), b"zqzq"].concat();
     let usage = r#","usage":{"prompt_tokens":9,"completion_tokens":2}"#;
-    let zipped = block(
-        &mut e.server,
-        flags,
-        &[(":status", "200"), ("content-type", sse), ("content-encoding", "gzip")],
-    );
+    let zipped = [(":status", "200"), ("content-type", sse), ("content-encoding", "gzip")];
     let calls = [
         (true, [PREFACE, &frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]), &frame(6, 0, 0, b"zqsecret")]),
         (true, [&frame(1, 0, 1, head), &frame(9, 4, 1, tail), &[]]),
@@ -129,7 +125,7 @@ fn conversation(flags: u8) -> Vec<(Direction, Vec<u8>)> {
         (
             false,
             [
-                &frame(1, 4, 9, &zipped),
+                &frame(1, 4, 9, &block(&mut e.server, flags, &zipped)),
                 &frame(0, 1, 9, b"zqsecretzq"),
                 &frame(7, 0, 0, b"\0\0\0\x09\0\0\0\0zqsecretzq"),
             ],
@@ -157,6 +153,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(String, String)> {
     bytes = bytes.strip_prefix(PREFACE).unwrap_or(bytes);
     while let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = bytes {
         let len = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        assert!(len <= rest.len(), "no frame: {}", String::from_utf8_lossy(bytes));
         let (payload, rest) = rest.split_at(len);
         bytes = rest;
         if matches!(kind, 1 | 9) {
@@ -181,7 +178,9 @@ const NEVER: u8 = Encoder::HUFFMAN_VALUE | Encoder::NEVER_INDEXED | Encoder::BES
 #[test]
 fn no_word_stays_and_the_exchanges_do() {
     for flags in [HUFFMAN, PLAIN, NEVER] {
-        assert!(!is_clean(&conversation(flags).iter().flat_map(|c| c.1.clone()).collect::<Vec<_>>()));
+        assert!(!is_clean(
+            &conversation(flags).iter().flat_map(|c| c.1.clone()).collect::<Vec<_>>()
+        ));
         for size in [1, 2, 3, 7, 20, 64, 1000, usize::MAX] {
             let calls = records(&conversation(flags), size);
             let (out, mut before, mut after) = redact(&calls);
@@ -199,7 +198,8 @@ fn no_word_stays_and_the_exchanges_do() {
             assert_eq!(said.iter().filter(|(name, _)| name == "grpc-message").count(), 1);
             assert!(asked.iter().any(|(_, v)| v.ends_with("&api-version=7")), "{asked:?}");
             assert_eq!((before.len(), after.len()), (4, 4), "{size}: {after:?}");
-            for text in ["prompt: Some(9)", "output: Some(2)", "model: Some(\"m-2\")", "HttpError"] {
+            for text in ["prompt: Some(9)", "output: Some(2)", "model: Some(\"m-2\")", "HttpError"]
+            {
                 assert!(before.iter().any(|f| f.contains(text)), "{text}: {before:?}");
             }
             // The compressed one keeps its status; it is the last.
@@ -219,10 +219,12 @@ fn whatever_is_missing() {
         for lost in 0..all.len() {
             let mut some = all.clone();
             some.remove(lost);
-            assert!(is_clean(&redact(&some).0), "{lost}");
+            let out = redact(&some).0;
+            assert!(is_clean(&out), "{lost}: {}", String::from_utf8_lossy(&out));
         }
         for from in 1..all.len() {
-            assert!(is_clean(&redact(&all[from..]).0), "{from}");
+            let out = redact_with(&all[from..], false).0;
+            assert!(is_clean(&out), "{from}: {}", String::from_utf8_lossy(&out));
         }
     }
 }
@@ -234,12 +236,8 @@ fn after_an_upgrade_and_joined() {
     let agree = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
     let answer = br#"{"model":"m","choices":[{"message":{"content":"zqsecretzq"},"finish_reason":"stop"}],"usage":{"prompt_tokens":4,"completion_tokens":5}}"#;
     let head = e.answer("200", "application/json");
-    let said = [
-        agree.as_bytes(),
-        &frame(4, 0, 0, b""),
-        &frame(1, 4, 1, &head),
-        &frame(0, 1, 1, answer),
-    ];
+    let said =
+        [agree.as_bytes(), &frame(4, 0, 0, b""), &frame(1, 4, 1, &head), &frame(0, 1, 1, answer)];
     let calls = [
         (Direction::Read, ask.as_bytes().to_vec()),
         (Direction::Write, said.concat()),
@@ -253,7 +251,7 @@ fn after_an_upgrade_and_joined() {
     }
     // From the second request on, which refers to what was missed.
     let all = conversation(NEVER);
-    let (out, before, after) = redact(&records(&all[4..], usize::MAX));
+    let (out, before, after) = redact_with(&records(&all[4..], usize::MAX), false);
     assert!(is_clean(&out));
     assert!(!before.is_empty());
     assert_eq!(before[0], after[0]);
@@ -273,7 +271,9 @@ fn a_code_is_as_long_and_says_nothing() {
             assert_eq!(new.len(), coded.len());
             let mut shown = Vec::new();
             huffman::decode(&new, &mut shown).unwrap();
-            assert!(shown.len() <= text.len() && shown.starts_with(&text[..from]), "{shown:?}");
+            // Bytes that are no ASCII have long codes, which do not always add up.
+            let most = text.len() + usize::from(!text.is_ascii());
+            assert!(shown.len() <= most && shown.starts_with(&text[..from]), "{shown:?}");
         }
     }
 }
