@@ -129,8 +129,8 @@ impl Http2 {
     /// Whether bytes of this record wait for the rest of their header block.
     pub fn holds(&self, asks: bool, number: u64) -> bool {
         let side = if asks { &self.client } else { &self.server };
-        let held = side.held.iter().flat_map(|held| &held.places);
-        held.into_iter().any(|(place, _)| place.number == number)
+        let mut places = side.held.iter().flat_map(|held| &held.places);
+        places.any(|(place, _)| place.number == number)
     }
 
     /// Redacts the next bytes of one direction, which are at `place`.

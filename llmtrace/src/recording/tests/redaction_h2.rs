@@ -112,12 +112,12 @@ fn conversation(flags: u8) -> Vec<(Direction, Vec<u8>)> {
                 &frame(1, 5, 5, &e.trailers("0")),
             ],
         ),
-        (true, [&frame(1, 4, 7, &other), &frame(0, 1, 7, br#"{"id":"zqsecretzq"}"#), &[]]),
+        (true, [&frame(1, 4, 7, &other), &frame(0, 1, 7, br#"{"id":"zkzk"}"#), &[]]),
         (
             false,
             [
                 &frame(1, 4, 7, &e.answer("200", "application/json")),
-                &frame(0, 1, 7, br#"{"id":"zqsecretzq"}"#),
+                &frame(0, 1, 7, br#"{"id":"zkzk"}"#),
                 &[],
             ],
         ),
@@ -184,7 +184,9 @@ fn no_word_stays_and_the_exchanges_do() {
         for size in [1, 2, 3, 7, 20, 64, 1000, usize::MAX] {
             let calls = records(&conversation(flags), size);
             let (out, mut before, mut after) = redact(&calls);
-            assert!(is_clean(&out), "{size}: {}", String::from_utf8_lossy(&out));
+            let text = String::from_utf8_lossy(&out);
+            // Of what calls no LLM, not even what is listed. (If its request is lost, nobody knows.)
+            assert!(is_clean(&out) && !text.contains("zkzk"), "{size}: {text}");
             let mut sides = [Vec::new(), Vec::new()];
             let mut rest = &out[..];
             for (direction, .., bytes) in &calls {
