@@ -22,9 +22,9 @@ What --redact leaves: sizes, times, addresses, process names, paths, names of he
 JSON keys, model, usage, finish reasons, ids, user agent. What it replaces by filler of the same
 length: prompts, answers, tool calls, embeddings, values of other headers (Authorization, Cookie,
 API keys) and query parameters, and whole bodies that are compressed, no JSON, or no call of an LLM.
-HTTP/2 and compressed WebSockets become filler from end to end, so a replay has no request of
-them; of a compressed answer it has status, size and end, but no tokens. If you need those,
-use --payload, and keep the file as safe as what is in it.
+Compressed WebSockets become filler from end to end, so a replay has no request of them; of a
+compressed answer it has status, size and end, but no tokens. If you need those, use --payload,
+and keep the file as safe as what is in it. HTTP/2 and gRPC replay as they were.
 
 Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.")]
 pub struct RecordArgs {

@@ -100,47 +100,42 @@ impl Decoder {
     }
 
     /// Goes on at `at` in an element, up to its end or that of the piece.
+    #[inline]
     fn inside(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        if self.state == (State::String { escaped: true }) {
-            self.state = State::String { escaped: false };
-            at += 1;
-        }
-        while at < bytes.len() {
-            if self.state == State::Element {
-                let rest = &bytes[at..];
-                let Some(i) =
-                    rest.iter().position(|b| matches!(b, b'"' | b'[' | b']' | b'{' | b'}'))
-                else {
-                    break;
-                };
-                at += i + 1;
-                match rest[i] {
-                    b'"' => self.state = State::String { escaped: false },
-                    b'{' | b'[' => self.depth += 1,
-                    _ => {
-                        self.depth -= 1;
-                        if self.depth == 0 {
-                            self.state = State::Between;
-                            return at;
-                        }
-                    }
-                }
-            } else {
-                // Most strings are short.
-                let rest = &bytes[at..];
-                let near = rest.iter().take(16).position(|b| matches!(b, b'"' | b'\\'));
-                let Some(i) = near.or_else(|| memchr::memchr2(b'"', b'\\', rest)) else { break };
-                at += i + 1;
-                if rest[i] == b'"' {
-                    self.state = State::Element;
-                } else if at < bytes.len() {
-                    at += 1;
-                } else {
-                    self.state = State::String { escaped: true };
+        if let State::String { escaped } = self.state {
+            match string_end(bytes, at + usize::from(escaped)) {
+                Ok(end) => at = end,
+                Err(escaped) => {
+                    self.state = State::String { escaped };
+                    return bytes.len();
                 }
             }
         }
-        bytes.len()
+        self.state = State::Element;
+        let mut depth = self.depth;
+        while let Some(&b) = bytes.get(at) {
+            at += 1;
+            match b {
+                b'"' => match string_end(bytes, at) {
+                    Ok(end) => at = end,
+                    Err(escaped) => {
+                        self.state = State::String { escaped };
+                        at = bytes.len();
+                    }
+                },
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => {
+                    depth -= 1;
+                    if depth == 0 {
+                        self.state = State::Between;
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.depth = depth;
+        at
     }
 
     /// The body is over: hands out what there is of an element that is not complete.
@@ -175,6 +170,48 @@ impl Decoder {
         on(Element { data: &self.buf, part: Part::Whole });
         buf::clear(&mut self.buf, KEEP);
     }
+}
+
+/// Behind the quote that ends a string of which the next byte is at `at`. The piece is over before it:
+/// whether its last byte escapes the next one.
+#[inline]
+fn string_end(bytes: &[u8], mut at: usize) -> Result<usize, bool> {
+    while let Some(i) = bytes.get(at..).and_then(quote_or_escape) {
+        at += i + 1;
+        if bytes[at - 1] == b'"' {
+            return Ok(at);
+        }
+        if at == bytes.len() {
+            return Err(true);
+        }
+        at += 1;
+    }
+    Err(false)
+}
+
+/// Most strings are short: so many bytes are looked at eight at a time before it is worth to call upon
+/// a search that is faster once it runs.
+const NEAR: usize = 64;
+
+/// Where the first quote or backslash is.
+#[inline]
+fn quote_or_escape(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    let mut at = 0;
+    while let Some(eight) = bytes[at..].first_chunk() {
+        if at == NEAR {
+            return memchr::memchr2(b'"', b'\\', &bytes[at..]).map(|i| at + i);
+        }
+        let word = u64::from_le_bytes(*eight);
+        // The lowest bit that is set is that of the first byte which is zero.
+        let zero = |x: u64| x.wrapping_sub(ONES) & !x & (ONES << 7);
+        let found = zero(word ^ (ONES * u64::from(b'"'))) | zero(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    bytes[at..].iter().position(|b| matches!(b, b'"' | b'\\')).map(|i| at + i)
 }
 
 #[cfg(test)]
@@ -228,6 +265,27 @@ mod tests {
             let (seen, over) = elements(&text, size);
             assert_eq!((seen[0].0.len(), seen[0].1), (MAX_EVENT + 101, true));
             assert_eq!((&seen[1], over), (&("{}".into(), false), true));
+        }
+    }
+
+    #[test]
+    fn the_first_quote_or_escape() {
+        for len in 0..150 {
+            let plain = vec![b'a'; len];
+            assert_eq!(quote_or_escape(&plain), None);
+            for at in 0..len {
+                for (first, other) in [(b'"', b'\\'), (b'\\', b'"')] {
+                    let mut text = plain.clone();
+                    // Neighbours of what is looked for, and bytes of other letters.
+                    text[len - 1] = other;
+                    text[at] = first;
+                    assert_eq!(quote_or_escape(&text), Some(at));
+                    text[..at].fill(first ^ 1);
+                    assert_eq!(quote_or_escape(&text), Some(at));
+                    text[..at].fill(first | 0x80);
+                    assert_eq!(quote_or_escape(&text), Some(at));
+                }
+            }
         }
     }
 

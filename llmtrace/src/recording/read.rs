@@ -12,8 +12,9 @@ use super::meta::{self, Meta};
 use super::pcapng;
 use crate::record::{Ns, Record};
 
-/// Longest block that is read: four times the longest packet of tcpdump and Wireshark.
-pub const MAX_BLOCK: usize = 1 << 20;
+/// Longest block that is read: four times the longest packet of tcpdump and Wireshark. A fuzzer's files
+/// are short, and a buffer of this size for each of them is what it would spend its time on.
+pub const MAX_BLOCK: usize = if cfg!(fuzzing) { 32 << 10 } else { 1 << 20 };
 /// Interfaces of a section whose link type and clock are remembered.
 const MAX_INTERFACES: usize = 1024;
 

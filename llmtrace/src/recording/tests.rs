@@ -3,6 +3,7 @@
 mod captures;
 mod recordings;
 mod redaction;
+mod redaction_h2;
 
 use std::net::SocketAddr;
 

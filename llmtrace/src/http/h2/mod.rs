@@ -4,7 +4,7 @@
 //! a frame costs that frame; one that may hold a frame's header costs the direction until a frame
 //! can be told from anything else again.
 
-mod frame;
+pub mod frame;
 mod head;
 pub mod hpack;
 
@@ -356,7 +356,7 @@ impl Parser {
 }
 
 impl Kind {
-    fn has_fields(self) -> bool {
+    pub fn has_fields(self) -> bool {
         matches!(self, Self::Headers | Self::PushPromise | Self::Continuation)
     }
 }
@@ -371,7 +371,7 @@ fn most(kind: Kind) -> usize {
 }
 
 /// The part of a header block that is in the payload of a HEADERS or PUSH_PROMISE frame.
-fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
+pub fn fragment(frame: Frame, payload: &[u8]) -> Option<&[u8]> {
     let (padding, payload) = match frame.has(flag::PADDED) {
         true => payload.split_first().map(|(&n, rest)| (usize::from(n), rest))?,
         false => (0, payload),

@@ -23,6 +23,11 @@ impl Call {
     const UNARY: Self = Self { streams: false, kserve: false, web: false };
     const STREAM: Self = Self { streams: true, ..Self::UNARY };
     const KSERVE: Self = Self { kserve: true, ..Self::UNARY };
+
+    /// The first field of a request is the model's name, and that of a streamed answer an error.
+    pub fn names_model(self) -> bool {
+        self.kserve
+    }
 }
 
 use Operation::{Chat, Completion, Embeddings};

@@ -13,6 +13,7 @@ const KEPT: &[&[u8]] = &[
     b"content-type",
     b"date",
     b"expect",
+    b"grpc-status",
     b"host",
     b"keep-alive",
     b"retry-after",
@@ -71,6 +72,11 @@ impl Head {
             kept: false,
             raw: Vec::new(),
         }
+    }
+
+    /// Fields without a first line.
+    pub fn trailers() -> Self {
+        Self { state: State::Name, first_line: false, ..Self::new(false) }
     }
 
     /// The byte to put in the place of the next one, and whether it ends the head. None: it is
@@ -158,6 +164,25 @@ impl Head {
     fn name(&self) -> &[u8] {
         self.name.get(..self.name_len).unwrap_or_default()
     }
+}
+
+fn bare(name: &[u8]) -> &[u8] {
+    let name = name.strip_prefix(b"?").unwrap_or(name);
+    name.strip_suffix(b"=").unwrap_or(name)
+}
+
+/// Which bytes of a request's target are values of its query that go.
+pub fn hidden(target: &[u8]) -> Vec<bool> {
+    let query = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let mut hidden = vec![false; query];
+    for parameter in target[query..].split_inclusive(|&b| b == b'&') {
+        let name = memchr::memchr(b'=', parameter).map_or(parameter.len(), |at| at + 1);
+        let (name, value) = parameter.split_at(name);
+        let stays = KEPT_QUERY.contains(&bare(name));
+        hidden.extend(name.iter().map(|_| false));
+        hidden.extend(value.iter().map(|&b| !stays && b != b'&'));
+    }
+    hidden
 }
 
 #[cfg(test)]

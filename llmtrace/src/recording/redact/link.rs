@@ -3,47 +3,16 @@
 use std::collections::VecDeque;
 
 use super::FILLER;
+use super::h2::{Http2, Patch, Place};
 use super::head::Head;
-use super::json::Json;
-use super::sse::Sse;
+use super::text::{Calls, Text};
 use super::websocket::WebSocket;
 use crate::http::chunked::Chunked;
+use crate::http::h2::{self, PREFACE, Speaker};
 use crate::http::head::{Framing, request, response};
 use crate::http::{Asked, MAX_PIPELINE, Sniff, looks_like_request, looks_like_response};
-use crate::llm::dialect::{classify, realtime};
+use crate::llm::dialect::realtime;
 use crate::record::Direction;
-
-/// The text of a body.
-#[derive(Debug)]
-enum Text {
-    Json(Box<Json>),
-    Sse(Box<Sse>),
-    /// Coded, cut, or of no kind that is known: filled whole.
-    Opaque,
-}
-
-impl Text {
-    /// Of a call of an LLM the structure stays, of anything else nothing.
-    fn of(content_type: Option<&str>, coded: bool, llm: bool) -> Self {
-        let essence = content_type.unwrap_or("").split(';').next().unwrap_or("").trim();
-        if coded || !llm {
-            Self::Opaque
-        } else if essence.eq_ignore_ascii_case("text/event-stream") {
-            Self::Sse(Box::default())
-        } else {
-            // What is no JSON is filled from its first byte on.
-            Self::Json(Box::new(Json::new(false)))
-        }
-    }
-
-    fn redact(&mut self, bytes: &mut [u8]) {
-        match self {
-            Self::Json(json) => json.redact(bytes),
-            Self::Sse(sse) => sse.redact(bytes),
-            Self::Opaque => bytes.fill(FILLER),
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 enum State {
@@ -55,6 +24,8 @@ enum State {
     UntilClose(Text),
     /// Frames of a session with an LLM.
     WebSocket(Box<WebSocket>),
+    /// HTTP/2 from here on.
+    Http2(Box<Http2>),
     /// Not HTTP any more.
     Tunnel,
     /// Until a message begins.
@@ -66,16 +37,20 @@ enum Next {
     Body(Framing, Text),
     /// The agreement on a WebSocket with an LLM.
     Session,
+    /// The agreement on HTTP/2, or its beginning.
+    Http2(Box<Http2>),
     /// The real response is still to come.
     Interim,
     Bad,
 }
 
+/// How much of HTTP/2's preface looks like the head of a request.
+const PREFACE_HEAD: usize = 18;
+
 #[derive(Clone, Copy, Debug)]
 struct Request {
     asked: Asked,
-    /// Calls an LLM.
-    llm: bool,
+    calls: Calls,
     /// Asks for a WebSocket with one.
     session: bool,
 }
@@ -89,20 +64,34 @@ pub struct Link {
     /// Requests whose responses are to come.
     asked: VecDeque<Request>,
     seen: bool,
+    /// Takes the place of all that, once the connection speaks it.
+    http2: Option<Box<Http2>>,
 }
 
 impl Link {
-    /// Redacts the next bytes of one direction.
-    pub fn bytes(&mut self, direction: Direction, from_birth: bool, bytes: &mut [u8]) {
+    /// Redacts the next bytes of one direction, which are at `place`. What of them, or of earlier
+    /// ones, is known only later is handed out then.
+    pub fn bytes(
+        &mut self,
+        direction: Direction,
+        from_birth: bool,
+        place: Place,
+        bytes: &mut [u8],
+        out: &mut Vec<Patch>,
+    ) {
         let first = !std::mem::replace(&mut self.seen, true);
-        let is_request = looks_like_request(bytes) != Sniff::No;
+        if self.asks.is_none() {
+            self.sniff_http2(direction, first && from_birth, bytes);
+        }
+        if let (Some(http2), Some(asks)) = (&mut self.http2, self.asks) {
+            return http2.bytes(asks == direction, place, bytes, out);
+        }
+        let preface = bytes.len().min(PREFACE_HEAD);
+        let is_request =
+            looks_like_request(bytes) != Sniff::No || bytes[..preface] == PREFACE[..preface];
         let is_response = looks_like_response(bytes) != Sniff::No;
         if self.asks.is_none() && (is_request || is_response) {
-            self.asks = Some(match direction {
-                d if is_request => d,
-                Direction::Read => Direction::Write,
-                Direction::Write => Direction::Read,
-            });
+            self.asks = Some(if is_request { direction } else { other(direction) });
             if !(first && from_birth) {
                 (self.request, self.response) = (State::Lost, State::Lost);
             }
@@ -119,6 +108,7 @@ impl Link {
             }
             *state = State::Idle;
         }
+        let all = bytes.len();
         let mut rest = bytes;
         while !rest.is_empty() {
             let used = match asking {
@@ -130,11 +120,40 @@ impl Link {
                 }
             };
             rest = &mut rest[used..];
+            let state = if asking { &mut self.request } else { &mut self.response };
+            if let State::Http2(http2) = state {
+                let http2 = std::mem::replace(http2, Box::new(Http2::joined()));
+                let place = Place { at: place.at + all - rest.len(), ..place };
+                return self.http2.insert(http2).bytes(asking, place, rest, out);
+            }
         }
         if !asking {
             self.forget();
             self.follow();
         }
+    }
+
+    /// Whether the connection speaks HTTP/2, which its client's first bytes need not tell.
+    fn sniff_http2(&mut self, direction: Direction, fresh: bool, bytes: &[u8]) {
+        if fresh {
+            // A server need not wait for its client.
+            if h2::begins_with_settings(bytes) != Some(false) {
+                self.asks = Some(other(direction));
+                self.http2 = Some(Box::new(Http2::new(0)));
+            }
+        } else if h2::begins_frame(bytes)
+            && let Some(speaker) = h2::speaker(bytes)
+        {
+            let asks = speaker == Speaker::Client;
+            self.asks = Some(if asks { direction } else { other(direction) });
+            self.http2 = Some(Box::new(Http2::joined()));
+        }
+    }
+
+    /// Whether bytes of this record wait for others.
+    pub fn holds(&self, direction: Direction, number: u64) -> bool {
+        let asks = self.asks == Some(direction);
+        self.http2.as_ref().is_some_and(|http2| http2.holds(asks, number))
     }
 
     /// A response that was lost may have been to any request: as the pipeline, it starts anew.
@@ -157,7 +176,10 @@ impl Link {
     }
 
     /// `len` bytes are missing in one direction; None: nobody knows how many.
-    pub fn gap(&mut self, direction: Direction, len: Option<u64>) {
+    pub fn gap(&mut self, direction: Direction, len: Option<u64>, out: &mut Vec<Patch>) {
+        if let (Some(http2), Some(asks)) = (&mut self.http2, self.asks) {
+            return http2.gap(asks == direction, len, out);
+        }
         let state = match self.asks {
             None => {
                 self.seen = true;
@@ -270,7 +292,7 @@ fn step(
             frames.redact(bytes);
             all
         }
-        State::Tunnel | State::Lost => {
+        State::Http2(_) | State::Tunnel | State::Lost => {
             bytes.fill(FILLER);
             all
         }
@@ -290,6 +312,7 @@ fn after_head(next: Next) -> State {
     match next {
         Next::Interim => State::Idle,
         Next::Session => State::WebSocket(Box::default()),
+        Next::Http2(http2) => State::Http2(http2),
         Next::Bad => State::Lost,
         Next::Body(framing, text) => match framing {
             Framing::None => State::Idle,
@@ -302,14 +325,17 @@ fn after_head(next: Next) -> State {
 }
 
 fn request_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
+    if raw == &PREFACE[..PREFACE_HEAD] {
+        return Next::Http2(Box::new(Http2::new(PREFACE_HEAD)));
+    }
     let Ok(Some((head, _))) = request(raw) else { return Next::Bad };
-    let llm = classify(&head).is_some();
+    let calls = Calls::of(&head);
     if asked.len() < MAX_PIPELINE {
         let session = realtime::classify(&head).is_some();
-        asked.push_back(Request { asked: Asked::of(head.method), llm, session });
+        asked.push_back(Request { asked: Asked::of(head.method), calls, session });
     }
-    let coded = head.content_encoding.is_some_and(|v| !v.eq_ignore_ascii_case("identity"));
-    Next::Body(head.framing, Text::of(head.content_type, coded, llm))
+    let text = Text::of(head.content_type, head.content_encoding, calls, true);
+    Next::Body(head.framing, text)
 }
 
 fn response_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
@@ -318,11 +344,14 @@ fn response_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
         return Next::Interim;
     }
     // The record of a request may come after that of its response: then the structure has to stay.
-    let unknown = Request { asked: Asked::Other, llm: true, session: false };
-    let Request { asked, llm, session } = asked.pop_front().unwrap_or(unknown);
-    let websocket = head.upgrade.is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    let unknown = Request { asked: Asked::Other, calls: Calls::Llm, session: false };
+    let Request { asked, calls, session } = asked.pop_front().unwrap_or(unknown);
+    let to = |protocol: &str| head.upgrade.is_some_and(|to| to.eq_ignore_ascii_case(protocol));
+    if head.status == 101 && to("h2c") {
+        return Next::Http2(Box::new(Http2::upgraded(calls)));
+    }
     // With an extension (compression) its frames are filled like anything else.
-    if head.status == 101 && session && websocket && head.websocket_extensions.is_none() {
+    if head.status == 101 && session && to("websocket") && head.websocket_extensions.is_none() {
         return Next::Session;
     }
     let framing = match asked {
@@ -330,5 +359,12 @@ fn response_end(raw: &[u8], asked: &mut VecDeque<Request>) -> Next {
         Asked::Connect if (200..300).contains(&head.status) => Framing::Tunnel,
         _ => head.framing,
     };
-    Next::Body(framing, Text::of(head.content_type, head.is_encoded(), llm))
+    Next::Body(framing, Text::of(head.content_type, head.content_encoding, calls, false))
+}
+
+fn other(direction: Direction) -> Direction {
+    match direction {
+        Direction::Read => Direction::Write,
+        Direction::Write => Direction::Read,
+    }
 }

@@ -2,19 +2,23 @@
 //! what an exchange is measured by: a replay finds the same exchanges.
 //!
 //! Text becomes filler of the same length. What is kept is listed ([`json`], [`head`]); what
-//! cannot be parsed is filled whole: bodies and WebSockets that are compressed or no JSON, HTTP/2.
+//! cannot be parsed is filled whole: bodies and WebSockets that are compressed or no JSON.
 //!
 //! Records are put into order for that as the pipeline does it, and come out in the order in
 //! which they came in: one that has to wait for another holds back those behind it.
 
+mod grpc;
+mod h2;
 mod head;
 mod json;
 mod link;
 mod sse;
+mod text;
 mod websocket;
 
 use std::collections::VecDeque;
 
+use self::h2::{Patch, Place};
 use self::link::Link;
 use crate::conn::{HOLD_NS, Piece, Table};
 use crate::record::{Data, Direction, Ns, Record, SockId};
@@ -133,18 +137,24 @@ impl Redactor {
         let (_, entry, shared) = table.touch(data);
         let from_birth = entry.from_birth;
         let (stream, link) = entry.side(data.direction);
-        let mut decided = data.bytes.is_empty();
+        let (mut seen, mut patches) = (data.bytes.is_empty(), Vec::new());
         // A stream hands times through: the number of the record goes along in one of them.
         let numbered = Data { enter: number, ..*data };
         stream.push(&numbered, from_birth, shared, |piece| match piece {
             Piece::Bytes { enter, bytes, .. } if enter == number => {
-                put(link, data.direction, from_birth, bytes, out);
-                decided = true;
+                put(link, data.direction, from_birth, number, bytes, out, &mut patches);
+                seen = true;
             }
-            piece => late(link, data.direction, from_birth, piece, *first, waiting),
+            piece => {
+                late(link, data.direction, from_birth, piece, *first, waiting, &mut patches);
+            }
         });
+        for Patch { place, bytes } in patches.extract_if(.., |p| p.place.number == number) {
+            replace(out, place, &bytes);
+        }
+        apply(&patches, link, data.direction, *first, waiting);
         // Not in order and not waiting: it had been seen before.
-        decided || !stream.waits()
+        if seen { !link.holds(data.direction, number) } else { !stream.waits() }
     }
 
     /// Gives up on records that did not come.
@@ -164,9 +174,11 @@ impl Redactor {
             };
             let from_birth = entry.from_birth;
             let (stream, link) = entry.side(direction);
+            let mut patches = Vec::new();
             stream.tick(now, shared, &mut |piece| {
-                late(link, direction, from_birth, piece, *first, waiting);
+                late(link, direction, from_birth, piece, *first, waiting, &mut patches);
             });
+            apply(&patches, link, direction, *first, waiting);
         }
     }
 
@@ -203,16 +215,53 @@ impl Redactor {
             return true;
         }
         let entry = self.table.find(id).and_then(|slot| self.table.get(slot));
-        entry.is_none_or(|(entry, _)| !entry.side(direction).0.waits())
+        entry.is_none_or(|(entry, _)| {
+            let (stream, link) = entry.side(direction);
+            !stream.waits() && !link.holds(direction, self.first)
+        })
     }
 }
 
 /// Redacts a piece into the end of its record: what went before had been seen.
-fn put(link: &mut Link, direction: Direction, from_birth: bool, bytes: &[u8], out: &mut [u8]) {
-    let Some(start) = out.len().checked_sub(bytes.len()) else { return };
-    let end = &mut out[start..];
+fn put(
+    link: &mut Link,
+    direction: Direction,
+    from_birth: bool,
+    number: u64,
+    bytes: &[u8],
+    out: &mut [u8],
+    patches: &mut Vec<Patch>,
+) {
+    let Some(at) = out.len().checked_sub(bytes.len()) else { return };
+    let end = &mut out[at..];
     end.copy_from_slice(bytes);
-    link.bytes(direction, from_birth, end);
+    link.bytes(direction, from_birth, Place { number, at }, end, patches);
+}
+
+/// Puts in what was not known when the records it belongs to came.
+fn apply(
+    patches: &[Patch],
+    link: &Link,
+    direction: Direction,
+    first: u64,
+    waiting: &mut VecDeque<Waiting>,
+) {
+    for Patch { place, bytes } in patches {
+        // What is not there has gone out as filler.
+        let index = place.number.checked_sub(first).and_then(|i| usize::try_from(i).ok());
+        if let Some(w) = index.and_then(|i| waiting.get_mut(i)) {
+            replace(&mut w.bytes, *place, bytes);
+            w.decided = !link.holds(direction, place.number);
+        }
+    }
+}
+
+fn replace(out: &mut [u8], place: Place, bytes: &[u8]) {
+    if let Some(end) = out.get_mut(place.at..)
+        && let Some(old) = end.get_mut(..bytes.len())
+    {
+        old.copy_from_slice(bytes);
+    }
 }
 
 /// A piece of a record that waited, or a hole.
@@ -223,18 +272,22 @@ fn late(
     piece: Piece<'_>,
     first: u64,
     waiting: &mut VecDeque<Waiting>,
+    patches: &mut Vec<Patch>,
 ) {
     match piece {
-        Piece::Gap { len, .. } => link.gap(direction, len),
+        Piece::Gap { len, .. } => link.gap(direction, len, patches),
         Piece::Bytes { enter, bytes, .. } => {
             let index = enter.checked_sub(first).and_then(|i| usize::try_from(i).ok());
             match index.and_then(|i| waiting.get_mut(i)) {
                 Some(w) => {
-                    put(link, direction, from_birth, bytes, &mut w.bytes);
-                    w.decided = true;
+                    put(link, direction, from_birth, enter, bytes, &mut w.bytes, patches);
+                    w.decided = !link.holds(direction, enter);
                 }
                 // It has gone out as filler; where the stream stands is still to be known.
-                None => link.bytes(direction, from_birth, &mut bytes.to_vec()),
+                None => {
+                    let place = Place { number: enter, at: 0 };
+                    link.bytes(direction, from_birth, place, &mut bytes.to_vec(), patches);
+                }
             }
         }
     }

@@ -59,6 +59,29 @@ fn without_token(text: &str) -> String {
     format!("{}{}", &text[..at + 6], &text[at + 6 + digits..])
 }
 
+/// A recording that was made before its records told where the streams stand.
+const OLD: &[u8] = include_bytes!("../../../fuzz/corpus/capture/payload.pcapng");
+
+#[test]
+fn of_an_old_recording_nothing_is_made_up() {
+    let mut seen = (0, 0, 0);
+    let mut reader = crate::recording::Reader::new(OLD).expect("a recording");
+    let mut step = |found: Found<'_>| match found {
+        Found::Record(Record::Open(open)) => {
+            assert_eq!(open.reached, None);
+            seen.0 += 1;
+        }
+        Found::Record(Record::End { reached, .. }) => {
+            assert_eq!(reached, None);
+            seen.1 += 1;
+        }
+        Found::Record(_) => seen.2 += 1,
+        _ => {}
+    };
+    while reader.step(&mut step).expect("a recording") {}
+    assert!(seen.0 > 0 && seen.1 > 0 && seen.2 > 0, "{seen:?}");
+}
+
 fn everything() -> Vec<Record<'static>> {
     let ip = |a: &str| Address::Ip(a.parse().expect("an address"));
     let unix = |p: &str| Address::Unix(p.into());

@@ -82,7 +82,10 @@ fn conversation() -> Vec<(Direction, Vec<u8>)> {
 }
 
 /// The calls as records of at most `size` bytes.
-fn records(calls: &[(Direction, Vec<u8>)], size: usize) -> Vec<(Direction, u32, u64, Vec<u8>)> {
+pub(super) fn records(
+    calls: &[(Direction, Vec<u8>)],
+    size: usize,
+) -> Vec<(Direction, u32, u64, Vec<u8>)> {
     let (mut at, mut t, mut all) = ([7u32, u32::MAX - 50], 1000, Vec::new());
     for (direction, bytes) in calls {
         for piece in bytes.chunks(size) {
@@ -114,8 +117,18 @@ fn record<'a>(of: &'a (Direction, u32, u64, Vec<u8>), first: u64) -> Record<'a> 
 }
 
 /// Redacted, what came out of it, and what a pipeline finds before and after.
-fn redact(records: &[(Direction, u32, u64, Vec<u8>)]) -> (Vec<u8>, Vec<String>, Vec<String>) {
-    let first = records.iter().map(|r| r.2).min().unwrap_or(0);
+pub(super) fn redact(
+    records: &[(Direction, u32, u64, Vec<u8>)],
+) -> (Vec<u8>, Vec<String>, Vec<String>) {
+    redact_with(records, true)
+}
+
+/// The same of a connection that was not seen from its first byte.
+pub(super) fn redact_with(
+    records: &[(Direction, u32, u64, Vec<u8>)],
+    fresh: bool,
+) -> (Vec<u8>, Vec<String>, Vec<String>) {
+    let first = records.iter().map(|r| r.2).min().filter(|_| fresh).unwrap_or(0);
     let settings =
         Settings { itl_bounds: Arc::new([1, 10, 100]), token_times: true, ..Settings::default() };
     let (mut before, mut after) = (Pipeline::new(settings.clone()), Pipeline::new(settings));

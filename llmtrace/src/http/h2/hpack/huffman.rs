@@ -59,8 +59,78 @@ const CODE: Code = {
     code
 };
 
+/// Symbols to put in the place of others, one for each length of code that printable ones have.
+const SHOWN: [(u32, u8); 12] = [
+    (5, b'a'),
+    (6, b'b'),
+    (7, b'x'),
+    (8, b'X'),
+    (10, b'!'),
+    (11, b'|'),
+    (12, b'#'),
+    (13, b'@'),
+    (14, b'^'),
+    (15, b'<'),
+    (19, b'\\'),
+    (24, b'\t'),
+];
+
+/// `text`, coded again, with others in the place of the symbols that are `hidden`. It takes as many
+/// bits, and nothing is left of the hidden ones but how many bits a run of them took.
+pub fn hide(text: &[u8], hidden: &[bool]) -> Vec<u8> {
+    let (mut out, mut bits, mut held) = (Vec::new(), 0_u64, 0_u32);
+    let mut put = |symbol: u8| {
+        let len = u32::from(LENGTHS[usize::from(symbol)]);
+        bits = bits << len | u64::from(code(symbol));
+        held += len;
+        while held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+        }
+    };
+    let mut at = 0;
+    while at < text.len() {
+        let is_hidden = |i: &usize| hidden.get(*i) == Some(&true);
+        let run = (at..text.len()).take_while(is_hidden).count();
+        let (symbols, rest) = text[at..].split_at(run);
+        fill(symbols, &mut put);
+        if let Some(&shown) = rest.first() {
+            put(shown);
+        }
+        at += run + 1;
+    }
+    if held > 0 {
+        let ones = 8 - held;
+        out.push((bits << ones) as u8 | ((1_u16 << ones) - 1) as u8);
+    }
+    out
+}
+
+/// As many bits as `symbols` take, in symbols that are no more if that can be.
+fn fill(symbols: &[u8], put: &mut impl FnMut(u8)) {
+    // The sums that the lengths of codes have.
+    let is_sum = |bits: u32| bits == 0 || bits >= 5 && bits != 9;
+    let mut bits: u32 = symbols.iter().map(|&s| u32::from(LENGTHS[usize::from(s)])).sum();
+    let mut room = symbols.len() as u32;
+    while bits > 0 {
+        let want = bits.div_ceil(room.max(1));
+        let fits = |(len, _): &&(u32, u8)| *len <= bits && is_sum(bits - len);
+        let long = SHOWN.iter().filter(fits).find(|(len, _)| *len >= want);
+        let Some(&(len, symbol)) = long.or_else(|| SHOWN.iter().rev().find(fits)) else { return };
+        put(symbol);
+        bits -= len;
+        room = room.saturating_sub(1);
+    }
+}
+
+fn code(symbol: u8) -> u32 {
+    let len = usize::from(LENGTHS[usize::from(symbol)]);
+    let before = LENGTHS[..usize::from(symbol)].iter().filter(|&&l| usize::from(l) == len).count();
+    CODE.first[len] + before as u32
+}
+
 /// Appends the text that `coded` stands for; at most 8 bytes for each 5 of it.
-pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
+pub fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
     let (mut bits, mut held) = (0_u64, 0_usize);
     let mut bytes = coded.iter();
     loop {

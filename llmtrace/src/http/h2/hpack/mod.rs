@@ -6,8 +6,10 @@
 //! not know, and is exact again for whatever was inserted since. It is checked against a library's
 //! encoder in tests.
 
-mod huffman;
+pub mod huffman;
 mod table;
+
+use std::ops::Range;
 
 use table::{KEPT, Table};
 
@@ -42,6 +44,16 @@ impl Fields {
     }
 }
 
+/// A value that a block spells out.
+#[derive(Clone, Debug)]
+pub struct Literal {
+    pub name: Name,
+    /// Where in the block its text is.
+    pub text: Range<usize>,
+    /// By Huffman's code.
+    pub coded: bool,
+}
+
 /// The state of one direction.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -58,6 +70,15 @@ impl Decoder {
 
     /// Reads one whole block.
     pub fn decode(&mut self, block: &[u8]) -> Result<Fields, HpackError> {
+        self.decode_with(block, |_| {})
+    }
+
+    /// The same, and tells of the values that the block spells out.
+    pub fn decode_with(
+        &mut self,
+        block: &[u8],
+        mut on: impl FnMut(Literal),
+    ) -> Result<Fields, HpackError> {
         let mut fields = Fields::default();
         let mut rest = block;
         while let Some(&first) = rest.first() {
@@ -67,12 +88,12 @@ impl Decoder {
                     let (name, value) = self.table.get(index).ok_or(HpackError)?;
                     fields.keep(name, value);
                 }
-                0x40.. => self.literal(&mut rest, 6, &mut fields)?,
+                0x40.. => self.literal(block, &mut rest, 6, &mut fields, &mut on)?,
                 0x20.. => {
                     let max = integer(&mut rest, 5)?;
                     self.table.resize(max);
                 }
-                _ => self.literal(&mut rest, 4, &mut fields)?,
+                _ => self.literal(block, &mut rest, 4, &mut fields, &mut on)?,
             }
         }
         // What a long block needed is not kept.
@@ -84,9 +105,11 @@ impl Decoder {
     /// A field that is spelled out, at least its value. One with a prefix of 6 bits is inserted.
     fn literal(
         &mut self,
+        block: &[u8],
         rest: &mut &[u8],
         prefix: u32,
         fields: &mut Fields,
+        on: &mut impl FnMut(Literal),
     ) -> Result<(), HpackError> {
         let index = integer(rest, prefix)?;
         let (name, len) = if index == 0 {
@@ -97,7 +120,9 @@ impl Decoder {
             // Its length would only make the bound on memory tighter.
             (name, 0)
         };
-        string(rest, &mut self.value)?;
+        let (coded, len_coded) = string(rest, &mut self.value)?;
+        let end = block.len() - rest.len();
+        on(Literal { name, text: end - len_coded..end, coded });
         fields.keep(name, &self.value);
         if prefix == 6 {
             self.table.insert(name, len, &self.value);
@@ -135,18 +160,19 @@ pub(super) fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, HpackError
     Ok(n)
 }
 
-fn string(rest: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
+/// Reads a text. Whether it is coded, and how long it is so.
+fn string(rest: &mut &[u8], out: &mut Vec<u8>) -> Result<(bool, usize), HpackError> {
     let coded = rest.first().is_some_and(|b| b & 0x80 != 0);
     let len = integer(rest, 7)?;
     let (text, more) = rest.split_at_checked(len).ok_or(HpackError)?;
     *rest = more;
     out.clear();
     if coded {
-        huffman::decode(text, out)
+        huffman::decode(text, out)?;
     } else {
         out.extend_from_slice(text);
-        Ok(())
     }
+    Ok((coded, len))
 }
 
 #[cfg(test)]
