@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
-use llmtrace_tests::bench::drive::{Driven, Load, drive};
+use llmtrace_tests::bench::drive::{Load, drive};
 use llmtrace_tests::client::{Connection, Request};
-use llmtrace_tests::metrics::Metrics;
+use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::paths;
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::process::raise_descriptor_limit;
@@ -21,7 +21,8 @@ const MODELS: usize = 50;
 const EACH: usize = 2;
 const SCRAPES: usize = 5;
 const SCRAPERS: usize = 2;
-/// Of a program that is optimised; one that is not takes ten times as long.
+/// One of these for each server and model.
+const SERIES: &str = "llm_time_to_first_token_seconds_count{";
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A scrape as Prometheus makes it: how long it took, and what came.
@@ -67,17 +68,26 @@ fn scrapes(agent: &Agent) -> (Vec<Duration>, String) {
     (all.into_iter().map(|(took, _)| took).collect(), text)
 }
 
+/// How much longer than it should a thread takes for what it computes: 1 on a machine of our own.
+fn contention() -> f64 {
+    let cpu = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let (began, before) = (Instant::now(), cpu());
+    while began.elapsed() < Duration::from_secs(1) {}
+    (began.elapsed().as_secs_f64() / (cpu() - before).max(1e-3)).max(1.0)
+}
+
 #[test]
 fn a_scrape_of_a_thousand_servers_while_the_pipeline_is_saturated() {
     require_bpf();
     let _alone = serial();
     raise_descriptor_limit();
-    let limit = if paths::agent().ancestors().any(|dir| dir.ends_with("release")) {
-        LIMIT
-    } else {
-        10 * LIMIT
-    };
-    let (crowd, addresses) = Server::crowd(SERVERS);
+    // An agent that is not optimised takes many times as long for each.
+    let optimised = paths::agent().ancestors().any(|dir| dir.ends_with("release"));
+    let servers = if optimised { SERVERS } else { SERVERS / 40 };
+    let (crowd, addresses) = Server::crowd(servers);
     let flood = Server::flood();
     let agent = Options::default().pid(crowd.id()).pid(flood.id()).start();
     for pass in 0..EACH {
@@ -88,15 +98,18 @@ fn a_scrape_of_a_thousand_servers_while_the_pipeline_is_saturated() {
             assert_eq!(record.expect("an answer").outcome, "success");
         }
     }
-    let metrics = agent.wait_for_requests("server", SERVERS * EACH);
-    let series = metrics.select("llm_requests_total", &[]).count();
-    assert!(series >= SERVERS * EACH, "{series}");
+    wait_for("all requests", Duration::from_secs(60), || {
+        (agent.log_lines() == servers * EACH).then_some(())
+    });
+    let series = |text: &str| text.lines().filter(|line| line.starts_with(SERIES)).count();
 
+    // What others leave of the machine, before the test itself takes all of it.
+    let limit = LIMIT.mul_f64(contention());
     let (quiet, text) = scrapes(&agent);
     println!("idle: {} bytes, {} lines; {quiet:?}", text.len(), text.lines().count());
     // All that the machine can do, for longer than the scrapes take; then it stops by itself.
     let ask = Ask { max_tokens: 200_000, ..Ask::default() };
-    let run = Duration::from_secs(8);
+    let run = Duration::from_secs(10);
     let load = Load { connections: 2, ask, run, first_token: 1 };
     let address = flood.address.clone();
     let driving = thread::spawn(move || drive(&address, &load));
@@ -104,14 +117,10 @@ fn a_scrape_of_a_thousand_servers_while_the_pipeline_is_saturated() {
     let (busy, text) = scrapes(&agent);
     assert!(!driving.is_finished(), "the load was over before the scrapes");
     let driven = driving.join().expect("the load is answered");
-    let Driven { events_per_second, .. } = driven;
-    println!("under {events_per_second:.0} events a second: {busy:?}");
-    assert_eq!(
-        Metrics::parse(&text).select("llm_time_to_first_token_seconds_count", &[]).count(),
-        series
-    );
+    println!("under {:.0} events a second: {busy:?}", driven.events_per_second);
+    assert!(series(&text) >= servers * EACH, "{}", series(&text));
     for took in quiet.iter().chain(&busy) {
-        assert!(*took < limit, "{quiet:?} {busy:?}");
+        assert!(*took < limit, "{limit:?}: {quiet:?} {busy:?}");
     }
     agent.stop();
 }
