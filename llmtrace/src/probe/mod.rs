@@ -14,6 +14,7 @@ mod filter;
 mod log;
 pub mod object;
 pub mod offsets;
+mod perf;
 pub mod plan;
 pub mod privileges;
 pub mod process;
