@@ -1,7 +1,9 @@
 //! `cargo xtask vm`: the same captures on several kernels, each in a virtual machine.
 
+pub mod debian;
 mod initramfs;
 mod kernels;
+pub mod package;
 mod qemu;
 
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use clap::ValueEnum;
 
 use crate::{apt, build, sh};
 use kernels::Kernel;
+use qemu::Machine;
 
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "cpio"];
 /// A machine that takes longer is switched off; its own limit (init.sh) is a little shorter. A good
@@ -144,7 +147,15 @@ fn boot_all(
                     // The guard must not live through the boot.
                     let next = queue.lock().map(|mut queue| queue.next());
                     let Ok(Some(kernel)) = next else { return };
-                    if let Err(error) = qemu::boot(kernel, initrd, backends, LIMIT)
+                    let machine = Machine {
+                        name: &kernel.name,
+                        kernel,
+                        initrd,
+                        append: &format!("vmtest.backend={backends}"),
+                        mib: 1024,
+                        own_time: false,
+                    };
+                    if let Err(error) = qemu::boot(&machine, LIMIT)
                         && let Ok(mut errors) = errors.lock()
                     {
                         errors.push(error.context(format!("kernel {}", kernel.name)));

@@ -17,16 +17,34 @@ use crate::sh;
 /// Lines of the console that are progress.
 const PROGRESS: &str = "vm: ";
 
-/// Boots `kernel` and waits until it switches itself off, or for `limit`. The console goes to
-/// KERNEL.log, what the tests report (the second serial port) to KERNEL.jsonl.
-pub fn boot(kernel: &Kernel, initrd: &Path, backends: &str, limit: Duration) -> Result<()> {
-    let name = &kernel.name;
+/// A machine.
+pub struct Machine<'a> {
+    /// The console goes to NAME.log, what the tests report (the second serial port) to NAME.jsonl.
+    pub name: &'a str,
+    pub kernel: &'a Kernel,
+    pub initrd: &'a Path,
+    /// After what every machine is told.
+    pub append: &'a str,
+    pub mib: u32,
+    /// Of two processors, each on a thread and at the pace of the host; or of one whose clock counts
+    /// what it executes and jumps while it waits, so that no limit is missed because the host is busy.
+    pub own_time: bool,
+}
+
+/// Boots it and waits until it switches itself off, or for `limit`.
+pub fn boot(machine: &Machine<'_>, limit: Duration) -> Result<()> {
+    let Machine { name, kernel, initrd, append, mib, own_time } = machine;
     let report = dir().join(format!("{name}.jsonl"));
     fs::write(&report, "")?;
     let mut log = File::create(dir().join(format!("{name}.log")))?;
-    let append = format!("console=ttyS0 quiet panic=-1 vmtest.backend={backends}");
+    let append = format!("console=ttyS0 quiet panic=-1 {append}");
     let mut cmd = sh::command("qemu-system-x86_64", ["-accel", "tcg", "-cpu", "max"]);
-    cmd.args(["-m", "1024", "-smp", "2", "-no-reboot", "-nic", "none"])
+    cmd.args(["-m", &mib.to_string(), "-no-reboot", "-nic", "none"])
+        .args(if *own_time {
+            &["-smp", "1", "-icount", "shift=1,sleep=off"][..]
+        } else {
+            &["-smp", "2"]
+        })
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial"])
         .arg(format!("file:{}", report.display()))
         .arg("-kernel")
