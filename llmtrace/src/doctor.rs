@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
+use llmtrace_common::record::Header;
 use serde::Serialize;
 
 use crate::{
@@ -19,13 +20,16 @@ use crate::{
         clock::thread_cpu_ns,
         features,
         preemption::Preemption,
-        privileges, target,
+        privileges, ring, target,
         types::{self, Types},
     },
 };
 
 /// Programs of other kinds load, and of this kind none.
 const FORBIDDEN: &str = "kernel lockdown or a seccomp filter forbids it; what follows does without";
+
+/// The kernel has not what these hooks hang on.
+const LACKING: &str = "this kernel lacks what it needs; what follows does without";
 
 /// How well something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +77,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     let mut checks = vec![kernel(), kernel_types(), privileges(), clock(), namespace(), cgroups()];
     checks.extend(preemption());
     let chosen = backends(&mut checks);
+    checks.push(ring_size(args.ring_mib));
     checks.push(uprobes());
     checks.extend(chosen.as_ref().ok().map(|sees_ktls| ktls(*sees_ktls)));
     checks.extend(io_uring());
@@ -207,7 +212,7 @@ fn backends(checks: &mut Vec<Check>) -> Result<bool, ProbeError> {
                 let (state, advice) = match e.is_forbidden() {
                     _ if sees_ktls.is_some() => (State::Ok, "not needed: a better one works"),
                     true => (State::Degraded, FORBIDDEN),
-                    false => (State::Degraded, ""),
+                    false => (State::Degraded, LACKING),
                 };
                 checks.push(Check::new(&what, state, format!("refused: {}", reason(&e)), advice));
                 refusal = Some(e);
@@ -313,11 +318,58 @@ fn socket_write() -> io::Result<f64> {
     Ok(spent as f64 / (WRITES / BATCH * BATCH) as f64)
 }
 
+/// Whether the kernel gives the ring its memory, and how long it takes to fill.
+fn ring_size(mib: u32) -> Check {
+    const WHAT: &str = "ring";
+    /// Ring bytes of one streamed event of some 250 bytes: header of the ring and of the record,
+    /// payload.
+    const EVENT: u64 = 8 + size_of::<Header>() as u64 + 256;
+    /// A server at its maximum, on the machine of the benchmark.
+    const FLOOD: u64 = 1_000_000;
+    /// The agent looks every 4 ms, if it gets a processor at once.
+    const ENOUGH_MS: u64 = 8;
+    let bytes = u64::from(mib) << 20;
+    features::lift_memory_limit();
+    if let Err(e) = ring::try_size(mib << 20) {
+        let advice = match e.raw_os_error() {
+            Some(libc::EPERM) => {
+                "privileges, or before Linux 5.11 the limit of locked memory: LimitMEMLOCK=infinity"
+            }
+            _ => "choose a smaller one by --ring-mib",
+        };
+        return Check::new(WHAT, State::Missing, format!("{mib} MiB: refused: {e}"), advice);
+    }
+    let lasts = bytes / EVENT * 1000 / FLOOD;
+    let found = format!("{mib} MiB: {lasts} ms of a million streamed events a second");
+    match memory_at_hand() {
+        Some(free) if bytes > free / 4 => {
+            let found = format!("{found}; {} MiB of memory are at hand", free >> 20);
+            Check::new(WHAT, State::Degraded, found, "choose a smaller one by --ring-mib")
+        }
+        _ if lasts < ENOUGH_MS => {
+            let advice = "a flood would fill it before the agent looks: --ring-mib 8";
+            Check::new(WHAT, State::Degraded, found, advice)
+        }
+        _ => Check::ok(WHAT, found),
+    }
+}
+
+/// Bytes of memory that a program can have before others have to go, as the kernel guesses.
+fn memory_at_hand() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim_end().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn uprobes() -> Check {
     if Path::new("/sys/bus/event_source/devices/uprobe/type").exists() {
         if !privileges::may_probe_users() {
-            let advice = "add CAP_SYS_ADMIN, which this kernel wants for uprobes";
-            return Check::new("TLS (uprobes)", State::Degraded, "TLS is not traced", advice);
+            let found = "TLS is not traced: this kernel wants CAP_SYS_ADMIN for uprobes";
+            let advice = "give it CAP_SYS_ADMIN: systemd, a drop-in (examples/tls.conf of the \
+                          package); Helm, tls: true; kustomize, the component tls; see \
+                          docs/security.md";
+            return Check::new("TLS (uprobes)", State::Degraded, found, advice);
         }
         Check::ok("TLS (uprobes)", "libraries are probed as targets map them")
     } else {

@@ -2,10 +2,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use crate::{
     cli::RecordArgs,
     logger,
     metrics::Metrics,
+    probe::privileges,
     record::Record,
     recording::{
         Contents, Writer,
@@ -106,12 +107,19 @@ pub fn run(args: &RecordArgs) -> Result<()> {
         log.set_wall_offset(offset);
     }
     let metrics = Metrics::default();
+    let output = Output::open(&args.output)?;
+    privileges::keep_needed(&[]);
     let signals = Signals::watch()?;
-    // The kernel side first: without it no file is made.
-    let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
+    let mut agent = match Agent::start(wanted, &args.kernel.options(), metrics, log) {
+        Ok(agent) => agent,
+        Err(e) => {
+            output.give_up();
+            return Err(e.into());
+        }
+    };
     let contents = if args.payload { Contents::Payload } else { Contents::Redacted };
     let state = Rc::new(State::default());
-    let out = BufWriter::with_capacity(BUFFER, create(&args.output)?);
+    let out = BufWriter::with_capacity(BUFFER, output.begin()?);
     let writer = Writer::new(out, offset, contents).with_context(|| cannot(&args.output))?;
     let redactor = (contents == Contents::Redacted).then(Redactor::default);
     agent.tap(Box::new(File { writer, redactor, state: state.clone() }));
@@ -147,11 +155,48 @@ fn cannot(path: &Path) -> String {
     format!("cannot write {}: choose another file with --output", path.display())
 }
 
-fn create(path: &Path) -> Result<Box<dyn Write>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdout()));
+/// Where the recording goes. It is opened with the privileges of who asked for it, which are given up
+/// before there is a kernel side; it becomes a file, and an older one is overwritten, only when there
+/// is one.
+struct Output {
+    path: PathBuf,
+    /// None is standard output.
+    file: Option<fs::File>,
+    /// There was no such file.
+    new: bool,
+}
+
+impl Output {
+    fn open(path: &Path) -> Result<Self> {
+        let path = path.to_owned();
+        if path == Path::new("-") {
+            return Ok(Self { path, file: None, new: false });
+        }
+        let mut options = OpenOptions::new();
+        // Even redacted it says who talked to whom.
+        options.write(true).mode(0o600);
+        let (opened, new) = match options.clone().create_new(true).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (options.open(&path), false),
+            opened => (opened, true),
+        };
+        let file = opened.with_context(|| cannot(&path))?;
+        Ok(Self { path, file: Some(file), new })
     }
-    // Even redacted it says who talked to whom.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    Ok(Box::new(file.with_context(|| cannot(path))?))
+
+    /// There is a kernel side.
+    fn begin(self) -> Result<Box<dyn Write>> {
+        let Some(file) = self.file else { return Ok(Box::new(io::stdout())) };
+        // What an older recording has; a pipe has nothing.
+        if file.metadata().is_ok_and(|meta| meta.is_file()) {
+            file.set_len(0).with_context(|| cannot(&self.path))?;
+        }
+        Ok(Box::new(file))
+    }
+
+    /// There is none.
+    fn give_up(self) {
+        if self.new {
+            let _ = fs::remove_file(self.path);
+        }
+    }
 }

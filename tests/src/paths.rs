@@ -87,6 +87,12 @@ pub fn monitoring(name: &str) -> PathBuf {
     existing(all.find(|file| file.is_file()).unwrap_or(unpacked), "a program of Prometheus")
 }
 
+/// Files of the stand-in for the base image of the container file.
+#[track_caller]
+pub fn container_base() -> PathBuf {
+    existing(environment().join("container/base.tar"), "the base image")
+}
+
 /// The tiny model that llama.cpp serves.
 #[track_caller]
 pub fn model() -> PathBuf {

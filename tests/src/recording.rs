@@ -50,6 +50,10 @@ impl Recorder {
         Self { process, dir }
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Waits until its request log has `count` lines, then stops it.
     #[track_caller]
     pub fn stop_after(mut self, count: usize) -> Recording {

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Agent, NOBODY, Options, as_nobody, require_bpf, serial};
@@ -11,8 +14,10 @@ use llmtrace_tests::compare::assert_same;
 use llmtrace_tests::paths::{self, TempDir};
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::process::Process;
+use llmtrace_tests::recording::{Recorder, replay_entries};
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use serde_json::Value;
 
 /// What a run needs, with the bits of `linux/capability.h`.
 const NEEDED: [(&str, u32); 4] =
@@ -40,16 +45,16 @@ fn of_threads(pid: u32, field: &str) -> BTreeSet<String> {
 
 /// Every thread has `caps` and no more, and cannot get more.
 #[track_caller]
-fn assert_confined(agent: &Agent, caps: u64) {
+fn assert_confined(pid: u32, caps: u64) {
     let hex = BTreeSet::from([format!("{caps:016x}")]);
     for set in ["CapEff", "CapPrm", "CapBnd"] {
-        assert_eq!(of_threads(agent.id(), set), hex, "{set}");
+        assert_eq!(of_threads(pid, set), hex, "{set}");
     }
     for set in ["CapInh", "CapAmb"] {
-        assert_eq!(of_threads(agent.id(), set), BTreeSet::from([format!("{:016x}", 0)]), "{set}");
+        assert_eq!(of_threads(pid, set), BTreeSet::from([format!("{:016x}", 0)]), "{set}");
     }
-    assert_eq!(of_threads(agent.id(), "NoNewPrivs"), BTreeSet::from(["1".to_owned()]));
-    assert_eq!(of_threads(agent.id(), "Seccomp"), BTreeSet::from(["2".to_owned()]));
+    assert_eq!(of_threads(pid, "NoNewPrivs"), BTreeSet::from(["1".to_owned()]));
+    assert_eq!(of_threads(pid, "Seccomp"), BTreeSet::from(["2".to_owned()]));
 }
 
 /// Ten requests are traced as the client saw them.
@@ -72,7 +77,7 @@ fn four_capabilities_are_enough() {
     let agent = Options::default().port(server.port()).caps(&names(&NEEDED)).start();
     let user = format!("{NOBODY}\t{NOBODY}\t{NOBODY}\t{NOBODY}");
     assert_eq!(of_threads(agent.id(), "Uid"), BTreeSet::from([user]));
-    assert_confined(&agent, bits(&NEEDED));
+    assert_confined(agent.id(), bits(&NEEDED));
     assert_traces(agent, &server, false);
 }
 
@@ -119,12 +124,132 @@ fn root_gives_up_what_it_does_not_need() {
     let _alone = serial();
     let server = Server::app(Model::Thread);
     let agent = Options::default().port(server.port()).start();
+    let kept = kept(agent.id());
+    assert_confined(agent.id(), kept);
+    assert_traces(agent, &server, false);
+}
+
+/// What is left of root's: one more than is needed where the kernel wants it for uprobes.
+#[track_caller]
+fn kept(pid: u32) -> u64 {
     let needed = bits(&NEEDED);
     let with_admin = bits(&[&NEEDED[..], &[SYS_ADMIN]].concat());
-    let kept = u64::from_str_radix(of_threads(agent.id(), "CapEff").first().unwrap(), 16).unwrap();
+    let kept = u64::from_str_radix(of_threads(pid, "CapEff").first().unwrap(), 16).unwrap();
     assert!(kept == needed || kept == with_admin, "{kept:x}");
-    assert_confined(&agent, kept);
-    assert_traces(agent, &server, false);
+    kept
+}
+
+/// The same of the commands of a person at a terminal that capture.
+#[test]
+fn a_recorder_gives_up_as_much() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let recorder = Recorder::start(&["--port", &server.port().to_string()]);
+    assert_confined(recorder.id(), kept(recorder.id()));
+    let requests = (0..5).map(|n| Request::new(format!("record/{n}"), &Ask::default())).collect();
+    let records = load(&server.address, requests, 1);
+    let recording = recorder.stop_after(records.len());
+    assert_same(&records, &recording.entries());
+    assert_eq!(replay_entries(&recording.file()).len(), records.len());
+}
+
+/// Where only its owner may write, and whatever is there stays if there is no kernel side.
+#[test]
+fn a_recorder_opens_its_file_with_what_it_was_started_with() {
+    require_bpf();
+    let _alone = serial();
+    let dir = TempDir::new();
+    // Root needs CAP_DAC_OVERRIDE to write here.
+    std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    let (new, old) = (dir.join("new.pcapng"), dir.join("old.pcapng"));
+    fs::write(&old, "of yesterday").unwrap();
+    let record = |file: &Path, more: &[&str]| {
+        let mut command = Command::new(paths::agent());
+        command.args(["record", "--pid", "1", "--seconds", "0", "--output"]).arg(file).args(more);
+        let mut process = Process::spawn(&mut command);
+        let status = process.wait(Duration::from_secs(60));
+        (status.code(), process.finish_output())
+    };
+    for file in [&new, &old] {
+        let (code, printed) = record(file, &[]);
+        assert_eq!(code, Some(0), "{printed}");
+        assert_eq!(fs::read(file).unwrap()[..4], [0x0a, 0x0d, 0x0d, 0x0a], "a pcapng file");
+    }
+    // In a folder of its own, as to remove a file takes what it has given up elsewhere.
+    let dir = TempDir::new();
+    let (new, old) = (dir.join("new.pcapng"), dir.join("old.pcapng"));
+    fs::write(&old, "of yesterday").unwrap();
+    for file in [&new, &old] {
+        // There is no such process.
+        let (code, printed) = record(file, &["--pid", "4194304"]);
+        assert_eq!(code, Some(1), "{printed}");
+    }
+    assert!(!new.exists());
+    assert_eq!(fs::read_to_string(&old).unwrap(), "of yesterday");
+}
+
+/// Each thing that matters is there, each that is not well says what to do, and what TLS takes is
+/// said to who does not have it.
+#[test]
+fn the_doctor_names_what_is_missing_and_what_to_do() {
+    require_bpf();
+    let _alone = serial();
+    let dir = TempDir::new();
+    let exe = dir.join("llmtrace");
+    fs::copy(paths::agent(), &exe).unwrap();
+    let ask = |caps: &[&str], args: &[&str]| -> Vec<Value> {
+        let mut command = as_nobody(&exe, caps);
+        let output = command.args(["doctor", "--json"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let of = |checks: &[Value], what: &str| {
+        checks.iter().find(|check| check["what"] == what).unwrap_or(&Value::Null).clone()
+    };
+    let with = [&NEEDED[..], &[SYS_ADMIN]].concat();
+    let (without, with) = (ask(&names(&NEEDED), &[]), ask(&names(&with), &[]));
+    for checks in [&without, &with] {
+        for what in [
+            "kernel",
+            "types (BTF)",
+            "privileges",
+            "clock",
+            "pid namespace",
+            "cgroup v2",
+            "fentry (functions)",
+            "kprobe (functions)",
+            "tracepoint (sockets)",
+            "tracepoint (syscalls)",
+            "ring",
+            "TLS (uprobes)",
+        ] {
+            let check = of(checks, what);
+            let advice = check["advice"].as_str().unwrap_or_default();
+            match check["state"].as_str() {
+                Some("ok") => {}
+                Some("degraded" | "missing") => assert!(!advice.is_empty(), "{check}"),
+                _ => panic!("{what}: {checks:#?}"),
+            }
+        }
+        assert_eq!(of(checks, "privileges")["state"], "ok");
+        assert_eq!(of(checks, "ring")["state"], "ok");
+        let used = checks.iter().filter(|check| check.to_string().contains("would be used"));
+        assert_eq!(used.count(), 1, "{checks:#?}");
+    }
+    assert_eq!(of(&with, "TLS (uprobes)")["state"], "ok");
+    let tls = of(&without, "TLS (uprobes)");
+    // A kernel that is content with CAP_PERFMON has nothing to advise.
+    if tls["state"] != "ok" {
+        assert_eq!(tls["state"], "degraded");
+        let advice = tls["advice"].as_str().unwrap();
+        for wanted in ["CAP_SYS_ADMIN", "tls.conf", "tls: true", "docs/security.md"] {
+            assert!(advice.contains(wanted), "{advice}");
+        }
+    }
+    let small = ask(&names(&NEEDED), &["--ring-mib", "1"]);
+    assert_eq!(of(&small, "ring")["state"], "degraded", "{small:#?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `llmtrace top` in a real terminal (tmux) of 80 by 24, tracing by itself and showing another agent.
 
+use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF.
+const MAY_KEEP: u64 = 1 << 2 | 1 << 19 | 1 << 21 | 1 << 38 | 1 << 39;
 
 /// A terminal with a command in it; dropping it ends both.
 struct Terminal(String);
@@ -37,6 +40,29 @@ impl Terminal {
 
     fn screen(&self) -> String {
         self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Its command cannot get privileges, and nothing is left of root's that has to do with neither
+    /// capture nor `/proc`.
+    #[track_caller]
+    fn assert_confined(&self) {
+        let pid = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
+        let threads = fs::read_dir(format!("/proc/{}/task", pid.trim())).unwrap();
+        let mut count = 0;
+        for thread in threads.flatten() {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap();
+            let of = |field: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+                line.trim_start_matches(':').trim().to_owned()
+            };
+            assert_eq!((of("NoNewPrivs"), of("Seccomp")), ("1".into(), "2".into()), "{status}");
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
+                let caps = u64::from_str_radix(&of(set), 16).unwrap();
+                assert!(caps & !MAY_KEEP == 0 && caps != 0, "{set}: {caps:x}");
+            }
+            count += 1;
+        }
+        assert!(count > 1, "the agent has a thread of its own");
     }
 
     fn keys(&self, keys: &[&str]) {
@@ -90,6 +116,7 @@ fn servers_streams_and_keys() {
     let own = Terminal::start("own", &command);
     let screen = own.wait_for(&["SERVER", "MODEL", &name, "tiny"]);
     assert!(screen.contains("targets pid:"), "{screen}");
+    own.assert_confined();
     own.keys(&["2"]);
     own.wait_for(&["STALL", "127.0.0.1:"]);
     own.keys(&["3"]);

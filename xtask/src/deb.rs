@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::toolchain::on_path;
-use crate::{apt, build, sh};
+use crate::{apt, build, sh, vm};
 
 const CARGO_DEB_VERSION: &str = "3.8.0";
 /// `(shell, file)` of what [`pages`] writes; the package's list of files names them.
@@ -15,12 +15,37 @@ const SHELLS: [(&str, &str); 3] =
 
 /// Builds target/deb/llmtrace.deb: agent, unit, configuration, manual pages, completions.
 #[derive(clap::Args, Default)]
-#[command(after_help = "Example:\n  cargo xtask deb && sudo dpkg -i target/deb/llmtrace.deb")]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  cargo xtask deb && sudo dpkg -i target/deb/llmtrace.deb
+  cargo xtask deb --boot
 
-pub fn run(_: &Args) -> Result<()> {
-    build::run(&build::Args { release: true })?;
-    package(false)
+The machine is emulated (no KVM is needed), has no network, and lives in memory. Its console is in
+target/vm/systemd.log, its report in target/vm/systemd.jsonl.")]
+pub struct Args {
+    /// Boot a Debian with systemd under qemu, and install, start, use, upgrade and remove the
+    /// package there
+    #[arg(long)]
+    pub boot: bool,
+    /// Boot with the package and the programs that are there
+    #[arg(long, requires = "boot")]
+    no_build: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    if !args.no_build {
+        build::run(&build::Args { release: true })?;
+        package(false)?;
+    }
+    if args.boot {
+        boot()?;
+    }
+    Ok(())
+}
+
+/// Tries the package that is there, under systemd.
+pub fn boot() -> Result<()> {
+    vm::package::run(&folder().join("llmtrace.deb"), &sh::target_dir().join("release"))
 }
 
 /// The package of the release build that is there; `fast`: large, but made in no time.

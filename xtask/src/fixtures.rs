@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::toolchain::on_path;
+use crate::vm::debian;
 use crate::{apt, dashboards, sh};
 
 const FIXTURES: &str = "tests/fixtures";
@@ -22,6 +23,7 @@ pub fn ensure() -> Result<()> {
     captures()?;
     tmux()?;
     systemd()?;
+    container()?;
     browser()?;
     dashboards::packages()?;
     dashboards::prometheus()?;
@@ -239,6 +241,22 @@ fn systemd() -> Result<()> {
         bail!("the tests of the systemd unit need systemd-analyze: install systemd");
     }
     apt::ensure(&["systemd"], "the unit is checked by it")
+}
+
+/// What builds and runs the container file, and what takes the place of its base image: the packages
+/// that distroless' `cc` is made of.
+fn container() -> Result<()> {
+    const BASE: &str = "base-files,base-passwd,ca-certificates,libc6,libgcc-s1,tzdata";
+    if !apt::available() {
+        bail!("the test of the container file makes an image of Debian's packages: no apt is here");
+    }
+    // runc runs where there are cgroups of both versions, too.
+    apt::ensure(&["buildah", "podman", "runc"], "the container file is built and run by them")?;
+    let place = sh::root().join("target/container");
+    once(&place, BASE, || {
+        sh::say("a base image for the container file into target/container");
+        debian::extract(BASE, &place.join("base.tar"))
+    })
 }
 
 /// What looks at the agent's live page.

@@ -337,6 +337,10 @@ pub struct DiscoverArgs {
 Attaches every back end that this kernel takes, for a moment each, to measure its cost. Exits with 3
 if there is none.")]
 pub struct DoctorArgs {
+    /// MiB of the ring that a run is to have: whether there is memory for it.
+    #[arg(long, value_name = "MIB", default_value_t = 8, env = "LLMTRACE_RING_MIB",
+          value_parser = ring_mib)]
+    pub ring_mib: u32,
     /// As JSON.
     #[arg(long)]
     pub json: bool,

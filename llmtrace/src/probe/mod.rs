@@ -16,6 +16,7 @@ mod ktls;
 mod log;
 pub mod object;
 pub mod offsets;
+mod perf;
 pub mod plan;
 pub mod preemption;
 pub mod privileges;

@@ -8,6 +8,8 @@ use std::{ffi::CStr, io};
 use caps::{CapSet, Capability, CapsHashSet};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+use super::{features, perf::Attr};
+
 /// What every run needs, and what for.
 pub const NEEDED: [(Capability, &str); 4] = [
     (Capability::CAP_BPF, "to load kernel programs and make their maps"),
@@ -54,44 +56,29 @@ fn name(capability: Capability) -> &'static str {
 pub fn may_probe_users() -> bool {
     /// No such file: the kernel asks for privileges before it looks.
     const NOWHERE: &CStr = c"/proc/self/llmtrace-nowhere";
-    /// `struct perf_event_attr` in its first version, with the fields that matter to a uprobe.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        kind: u32,
-        size: u32,
-        config: u64,
-        sample_period: u64,
-        sample_type: u64,
-        read_format: u64,
-        flags: u64,
-        wakeup: u32,
-        bp_type: u32,
-        uprobe_path: u64,
-        probe_offset: u64,
-    }
     let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type");
     let Some(kind) = kind.ok().and_then(|text| text.trim().parse().ok()) else { return false };
-    let attr = Attr {
-        kind,
-        size: size_of::<Attr>() as u32,
-        uprobe_path: NOWHERE.as_ptr() as u64,
-        ..Attr::default()
-    };
-    // SAFETY: `attr` is valid for its size and names a string that lives as long as the program.
-    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, 0, -1, 0) };
-    if fd >= 0 {
-        // SAFETY: a descriptor that this call has made. There is no such file, so this cannot be.
-        unsafe { libc::close(fd as i32) };
-        return true;
+    match Attr::uprobe(kind, NOWHERE, 0).open(0) {
+        // There is no such file, so this cannot be.
+        Ok(_) => true,
+        Err(e) => e.raw_os_error() == Some(libc::ENOENT),
     }
-    io::Error::last_os_error().raw_os_error() == Some(libc::ENOENT)
+}
+
+/// [`confine`] for a command that captures, before it has a second thread: each has privileges of
+/// its own. A machine that refuses it has others to worry about.
+pub fn keep_needed(also: &[Capability]) {
+    // Before 5.11 a limit counts for maps, which takes a capability to lift.
+    features::lift_memory_limit();
+    if let Err(e) = confine(also) {
+        log::warn!("cannot give up privileges: {e}");
+    }
 }
 
 /// Gives up, for this thread and those that it starts, every capability that a run does not need,
 /// the way to get any by executing a program, and system calls that it never makes. `also` is kept
 /// if it is there.
-pub fn confine(also: &[Capability]) -> io::Result<()> {
+fn confine(also: &[Capability]) -> io::Result<()> {
     let failed = |e: caps::errors::CapsError| io::Error::other(e.to_string());
     let mut keep: CapsHashSet =
         NEEDED.iter().map(|(c, _)| *c).chain(also.iter().copied()).collect();

@@ -20,6 +20,32 @@ const HEADER: usize = 8;
 /// does not find the ring full while it is being emptied.
 const PUBLISH: u64 = 128 * 1024;
 
+/// Whether the kernel gives a ring of that many bytes: makes one, and lets it go.
+pub fn try_size(bytes: u32) -> io::Result<()> {
+    const BPF_MAP_CREATE: libc::c_long = 0;
+    const BPF_MAP_TYPE_RINGBUF: u32 = 27;
+    /// The first fields of `union bpf_attr` for this command; those that follow are taken for 0.
+    #[repr(C)]
+    struct Attr {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    }
+    let attr =
+        Attr { map_type: BPF_MAP_TYPE_RINGBUF, key_size: 0, value_size: 0, max_entries: bytes };
+    // SAFETY: `attr` is valid for the length given and only read; the result is a descriptor that
+    // nobody else owns.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const attr, size_of::<Attr>());
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        drop(OwnedFd::from_raw_fd(fd as i32));
+    }
+    Ok(())
+}
+
 /// A memory mapping, unmapped on drop.
 struct Mapping {
     base: NonNull<u8>,

@@ -19,7 +19,7 @@ use crate::{
     live::Live,
     logger,
     metrics::Metrics,
-    probe::{clock::monotonic_ns, features, privileges},
+    probe::{clock::monotonic_ns, privileges},
     serve,
     signals::Signals,
 };
@@ -108,16 +108,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     Ok(())
 }
 
-/// Gives up the privileges that a run does not need. A machine that refuses this has others to
-/// worry about.
+/// Gives up the privileges that a run does not need.
 fn confine(args: &RunArgs) {
-    // Before 5.11 a limit counts for maps, which takes a capability to lift.
-    features::lift_memory_limit();
     let low = (1..1024).contains(&args.listen.port());
-    let also: &[Capability] = if low { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] };
-    if let Err(e) = privileges::confine(also) {
-        log::warn!("cannot give up privileges: {e}");
-    }
+    privileges::keep_needed(if low { &[Capability::CAP_NET_BIND_SERVICE] } else { &[] });
 }
 
 /// A line that programs wait for: a word, and what belongs to it.

@@ -19,7 +19,7 @@ use ratatui::{
     crossterm::event::{self, Event, KeyEventKind},
 };
 
-use crate::cli::TopArgs;
+use crate::{cli::TopArgs, probe::privileges};
 use app::App;
 use source::Source;
 
@@ -37,6 +37,7 @@ pub fn run(args: &TopArgs) -> Result<()> {
         Some(url) => Source::other(url),
         None => {
             eprintln!("attaching...");
+            privileges::keep_needed(&[]);
             Source::own(args.targets.wanted(), args.kernel.options())?
         }
     };

@@ -32,10 +32,15 @@ const LOG_LINES: usize = 60;
 const PREEMPTED: usize = 40;
 
 /// Where the report goes, and progress for who watches.
-struct Report(File);
+pub(super) struct Sink(File);
 
-impl Report {
-    fn add(&mut self, line: &Line) -> Result<()> {
+impl Sink {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::options().append(true).create(true).open(path);
+        Ok(Self(file.with_context(|| path.display().to_string())?))
+    }
+
+    pub(super) fn add(&mut self, line: &Line) -> Result<()> {
         let (shown, wrong) = match line {
             Line::Booted { release, seconds } => (format!("{release} is up ({seconds:.1} s)"), ""),
             Line::Agent { backend, said, seconds } => {
@@ -68,8 +73,7 @@ impl Report {
 
 /// Runs everything; what is wrong is in the report, an error is a machine that cannot test.
 pub fn run(backends: &[Backend], report: &Path) -> Result<()> {
-    let file = File::options().append(true).create(true).open(report);
-    let mut report = Report(file.with_context(|| report.display().to_string())?);
+    let mut report = Sink::open(report)?;
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
     report.add(&Line::Booted { release, seconds: uptime() })?;
     // In the usual way, from here on only where it says so: see `Policy`.
@@ -87,7 +91,7 @@ pub fn run(backends: &[Backend], report: &Path) -> Result<()> {
 }
 
 /// Seconds since the kernel started.
-fn uptime() -> f64 {
+pub(super) fn uptime() -> f64 {
     clock::now() as f64 / 1e9
 }
 
@@ -103,7 +107,7 @@ fn under(
     backend: Backend,
     asked: &[Backend],
     (servers, preempted): (&Servers, &Server),
-    report: &mut Report,
+    report: &mut Sink,
 ) -> Result<()> {
     let begin = clock::now();
     let early = Early::open(servers);
@@ -148,7 +152,7 @@ fn capture(
     agent: Agent,
     mut early: Early,
     (servers, preempted): (&Servers, &Server),
-    report: &mut Report,
+    report: &mut Sink,
 ) -> Result<()> {
     let done: Vec<_> =
         SCENARIOS.iter().map(|scenario| send(scenario, servers, &mut early)).collect();
@@ -191,7 +195,7 @@ fn send(scenario: &Scenario, servers: &Servers, early: &mut Early) -> Done {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("panicked: {}\n", text.unwrap_or("without words"))

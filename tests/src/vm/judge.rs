@@ -50,6 +50,25 @@ impl Report {
     }
 }
 
+/// The verdict on a report of checks that are of no back end: each of `names` was made, and well.
+pub fn judge_checks(report: &Report, names: &[&str]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for name in names {
+        let made = report.lines.iter().find_map(|line| match line {
+            Line::Check { name: of, said, wrong } if of == name => Some((said, wrong.as_str())),
+            _ => None,
+        });
+        let wrong = made.map_or("was not done", |(_, wrong)| wrong);
+        if verdict.check(name, wrong)
+            && let Some((said, _)) = made
+        {
+            let _ = writeln!(verdict.notes, "ok {name}: {said}");
+        }
+    }
+    verdict.check("report", &report.broken);
+    verdict
+}
+
 /// The result: a table, what is worth a look, what failed, and the counts.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -328,6 +347,27 @@ mod tests {
             }
         });
         assert_eq!((failed, text.contains("traced twice")), (1, true), "{text}");
+    }
+
+    #[test]
+    fn checks_have_to_be_made_and_good() {
+        let check = |name: &str, wrong: &str| Line::Check {
+            name: name.into(),
+            said: "so".into(),
+            wrong: wrong.into(),
+        };
+        let report = |lines: Vec<Line>, broken: &str| Report {
+            kernel: "systemd".into(),
+            lines,
+            broken: broken.into(),
+        };
+        let counts = |report: &Report| {
+            let verdict = judge_checks(report, &["a", "b"]);
+            (verdict.passed, verdict.failed)
+        };
+        assert_eq!(counts(&report(vec![check("a", ""), check("b", "")], "")), (3, 0));
+        assert_eq!(counts(&report(vec![check("a", ""), check("b", "no")], "")), (2, 1));
+        assert_eq!(counts(&report(vec![check("a", "")], "hangs")), (1, 2));
     }
 
     #[test]

@@ -60,9 +60,14 @@ pub fn build(bin: &Path, kernels: &[Kernel]) -> Result<PathBuf> {
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     // Not compressed: an emulated processor takes longer to unpack it than qemu to load it.
     let archive = dir().join("initrd.cpio");
-    let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > ../initrd.cpio";
-    sh::quiet(sh::command("sh", ["-c", script]).current_dir(&root))?;
+    pack(&root, &archive)?;
     Ok(archive)
+}
+
+/// All of a folder as root's, in the form that the kernel unpacks.
+pub fn pack(folder: &Path, archive: &Path) -> Result<()> {
+    let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > \"$0\"";
+    sh::quiet(sh::command("sh", ["-c", script]).arg(archive).current_dir(folder))
 }
 
 /// The shared libraries of a program, its loader among them.

@@ -274,7 +274,7 @@ impl Apt {
 }
 
 /// The address of Debian's archive among the machine's own sources.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     if let Some(mirror) = first_debian() {
         return Ok(mirror);
     }

@@ -1,7 +1,9 @@
 //! `cargo xtask vm`: the same captures on several kernels, each in a virtual machine.
 
+pub mod debian;
 mod initramfs;
 mod kernels;
+pub mod package;
 mod qemu;
 
 use std::fs;
@@ -14,6 +16,7 @@ use clap::ValueEnum;
 
 use crate::{apt, build, sh};
 use kernels::Kernel;
+use qemu::{Machine, Time};
 
 /// The machines, what is in them besides what is built here (`openssl` for its libssl, which has
 /// another package in each release), and what unpacks modules and strips programs.
@@ -55,6 +58,32 @@ pub struct Args {
     /// Instead of the tests, count the instructions that each back end adds to system calls
     #[arg(long, conflicts_with = "debug")]
     costs: bool,
+}
+
+/// What the machines do.
+#[derive(Clone, Debug)]
+enum Task {
+    /// The scenarios, under back ends.
+    Scenarios { backends: String },
+    /// Costs of system calls, each measured over so many. A nanosecond is an instruction there.
+    Costs { calls: usize },
+}
+
+impl Task {
+    fn report(&self, kernel: &Kernel) -> PathBuf {
+        dir().join(match self {
+            Self::Scenarios { .. } => format!("{}.jsonl", kernel.name),
+            Self::Costs { .. } => format!("{}-costs.md", kernel.name),
+        })
+    }
+
+    /// What a machine is told, and its time.
+    fn of_machine(&self) -> (String, Time) {
+        match self {
+            Self::Scenarios { backends } => (format!("vmtest.backend={backends}"), Time::Host),
+            Self::Costs { calls } => (format!("vmtest.calls={calls}"), Time::Executed { shift: 0 }),
+        }
+    }
 }
 
 /// Calls of one measurement with `--costs`: instructions are counted, and hardly vary.
@@ -129,9 +158,9 @@ pub fn run(args: &Args) -> Result<()> {
     let bin = sh::target_dir().join(if args.debug { "debug" } else { "release" });
     let initrd = initramfs::build(&bin, &kernels)?;
     let task = if args.costs {
-        qemu::Task::Costs { calls: CALLS }
+        Task::Costs { calls: CALLS }
     } else {
-        qemu::Task::Scenarios { backends: backends.clone() }
+        Task::Scenarios { backends: backends.clone() }
     };
     boot_all(&kernels, &initrd, &task, args.jobs.max(1))?;
     if args.costs {
@@ -144,7 +173,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// The tables of all kernels. One that has none did not get to its end.
-fn print_costs(kernels: &[Kernel], task: &qemu::Task) -> Result<()> {
+fn print_costs(kernels: &[Kernel], task: &Task) -> Result<()> {
     let mut failed = Vec::new();
     for kernel in kernels {
         let report = fs::read_to_string(task.report(kernel))?.replace('\r', "");
@@ -165,7 +194,7 @@ fn dir() -> PathBuf {
 }
 
 /// A machine that fails is not an error here: its report says so, or lacks its end.
-fn boot_all(kernels: &[Kernel], initrd: &Path, task: &qemu::Task, jobs: usize) -> Result<()> {
+fn boot_all(kernels: &[Kernel], initrd: &Path, task: &Task, jobs: usize) -> Result<()> {
     let queue = Mutex::new(kernels.iter());
     let errors = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -175,7 +204,18 @@ fn boot_all(kernels: &[Kernel], initrd: &Path, task: &qemu::Task, jobs: usize) -
                     // The guard must not live through the boot.
                     let next = queue.lock().map(|mut queue| queue.next());
                     let Ok(Some(kernel)) = next else { return };
-                    if let Err(error) = qemu::boot(kernel, initrd, task, LIMIT)
+                    let report = task.report(kernel);
+                    let (append, time) = task.of_machine();
+                    let machine = Machine {
+                        name: &kernel.name,
+                        report: &report,
+                        kernel,
+                        initrd,
+                        append: &append,
+                        mib: 1024,
+                        time,
+                    };
+                    if let Err(error) = qemu::boot(&machine, LIMIT)
                         && let Ok(mut errors) = errors.lock()
                     {
                         errors.push(error.context(format!("kernel {}", kernel.name)));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
@@ -17,46 +17,48 @@ use crate::sh;
 /// Lines of the console that are progress.
 const PROGRESS: &str = "vm: ";
 
-/// What a machine does.
-#[derive(Clone, Debug)]
-pub enum Task {
-    /// The scenarios, under back ends.
-    Scenarios { backends: String },
-    /// Costs of system calls, each measured over so many. A nanosecond is an instruction there.
-    Costs { calls: usize },
+/// A machine.
+pub struct Machine<'a> {
+    /// The console goes to NAME.log.
+    pub name: &'a str,
+    /// Where what the tests report goes (the second serial port).
+    pub report: &'a Path,
+    pub kernel: &'a Kernel,
+    pub initrd: &'a Path,
+    /// After what every machine is told.
+    pub append: &'a str,
+    pub mib: u32,
+    pub time: Time,
 }
 
-impl Task {
-    /// Where the report goes that the machine writes to its second serial port.
-    pub fn report(&self, kernel: &Kernel) -> PathBuf {
-        dir().join(match self {
-            Self::Scenarios { .. } => format!("{}.jsonl", kernel.name),
-            Self::Costs { .. } => format!("{}-costs.md", kernel.name),
-        })
-    }
+/// What time is in a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Time {
+    /// The host's, for two processors.
+    Host,
+    /// Of one processor, whose clock counts what it executes, so many nanoseconds (a power of two)
+    /// an instruction, and jumps while it waits: no limit is missed because the host is busy.
+    Executed { shift: u8 },
 }
 
-/// Boots `kernel` and waits until it switches itself off, or for `limit`. The console goes to
-/// KERNEL.log.
-pub fn boot(kernel: &Kernel, initrd: &Path, task: &Task, limit: Duration) -> Result<()> {
-    let name = &kernel.name;
-    let report = task.report(kernel);
-    fs::write(&report, "")?;
+/// Boots it and waits until it switches itself off, or for `limit`.
+pub fn boot(machine: &Machine<'_>, limit: Duration) -> Result<()> {
+    let Machine { name, report, kernel, initrd, append, mib, time } = machine;
+    fs::write(report, "")?;
     let mut log = File::create(dir().join(format!("{name}.log")))?;
-    let (word, machine) = match task {
-        Task::Scenarios { backends } => (format!("backend={backends}"), ["-smp", "2"].as_slice()),
-        Task::Costs { calls } => {
-            (format!("calls={calls}"), ["-smp", "1", "-icount", "shift=0,sleep=off"].as_slice())
-        }
-    };
-    let append = format!("console=ttyS0 quiet panic=-1 vmtest.{word}");
+    let append = format!("console=ttyS0 quiet panic=-1 {append}");
     // One thread for both processors: with one each, a processor now and then runs code that the
     // other has patched meanwhile, which no real one does, and a kernel that patches itself (for its
     // static keys, for kprobes) dies of it: "Oops: int3".
     let accel = ["-accel", "tcg,thread=single", "-cpu", "max"];
     let mut cmd = sh::command("qemu-system-x86_64", accel);
-    cmd.args(machine)
-        .args(["-m", "1024", "-no-reboot", "-nic", "none"])
+    match time {
+        Time::Host => cmd.args(["-smp", "2"]),
+        Time::Executed { shift } => {
+            cmd.args(["-smp", "1", "-icount"]).arg(format!("shift={shift},sleep=off"))
+        }
+    };
+    cmd.args(["-m", &mib.to_string(), "-no-reboot", "-nic", "none"])
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-serial"])
         .arg(format!("file:{}", report.display()))
         .arg("-kernel")

@@ -3,12 +3,13 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, OwnedFd},
     ptr,
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
 use super::mappings::FileId;
+use crate::probe::perf::Attr;
 
 /// Bytes of events of one processor, a power of two. An event has about 120.
 const DATA: usize = 32 * 1024;
@@ -18,29 +19,12 @@ const DATA_TAIL: usize = 1032;
 
 const PERF_TYPE_SOFTWARE: u32 = 1;
 const PERF_COUNT_SW_DUMMY: u64 = 9;
-const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// Bits of `struct perf_event_attr`: `mmap`, and `mmap2` for events with device and inode.
 const MMAP: u64 = 1 << 8;
 const MMAP2: u64 = 1 << 23;
 /// Kinds of events.
 const RECORD_LOST: u32 = 2;
 const RECORD_MMAP2: u32 = 10;
-
-/// `struct perf_event_attr` in its first version.
-#[repr(C)]
-#[derive(Default)]
-struct Attr {
-    kind: u32,
-    size: u32,
-    config: u64,
-    sample_period: u64,
-    sample_type: u64,
-    read_format: u64,
-    flags: u64,
-    wakeup: u32,
-    bp_type: u32,
-    bp_addr: u64,
-}
 
 /// A `PERF_RECORD_MMAP2` up to its file's name.
 #[repr(C)]
@@ -102,28 +86,7 @@ unsafe impl Send for Buffer {}
 
 impl Buffer {
     fn new(cpu: u32) -> io::Result<Self> {
-        let attr = Attr {
-            kind: PERF_TYPE_SOFTWARE,
-            size: size_of::<Attr>() as u32,
-            config: PERF_COUNT_SW_DUMMY,
-            flags: MMAP | MMAP2,
-            ..Attr::default()
-        };
-        // SAFETY: `attr` is valid for its size; the result is a descriptor that nobody else owns.
-        let event = unsafe {
-            let fd = libc::syscall(
-                libc::SYS_perf_event_open,
-                &raw const attr,
-                -1,
-                cpu,
-                -1,
-                PERF_FLAG_FD_CLOEXEC,
-            );
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd as i32)
-        };
+        let event = Attr::new(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY, MMAP | MMAP2).open(cpu)?;
         // SAFETY: no argument.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
         // SAFETY: a new shared mapping of an own descriptor; nothing else is changed.
