@@ -6,6 +6,8 @@
 /bin/busybox mount -t tmpfs -o mode=755,size=75% system /system
 /bin/busybox tar -x -f /system.tar -C /system
 /bin/busybox rm /system.tar
+# What was left out of this system is not left out of what is installed in it.
+/bin/busybox rm -f /system/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 /bin/busybox cp -a /extra/. /system/
 /bin/busybox rm -rf /extra
 # Not the first boot of all: nothing is preset.
