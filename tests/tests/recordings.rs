@@ -7,6 +7,7 @@ use std::path::Path;
 use llmtrace_tests::agent::{Entry, require_bpf, serial};
 use llmtrace_tests::client::{Keep, Record, load, load_keeping};
 use llmtrace_tests::compare::{assert_same, hop};
+use llmtrace_tests::h2::Connection;
 use llmtrace_tests::mix;
 use llmtrace_tests::paths::TempDir;
 use llmtrace_tests::process::Process;
@@ -90,6 +91,20 @@ fn a_replay_of_a_unix_socket_and_of_clients_that_leave_is_the_run_again() {
     let recording = recorder.stop_after(4);
     assert_same(&records, &hop(&recording.entries(), "server", Some(server.port())));
     assert_eq!(replay(&recording.file()), recording.log);
+}
+
+/// Frames and header blocks stay what they are to each other, whatever goes of them.
+#[test]
+fn a_redacted_recording_of_http2_is_the_run_again() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::granian();
+    let recorder = Recorder::start(&["--port", &server.port().to_string()]);
+    let records = Connection::new(&server.address).load(mix::requests(COUNT));
+    let recording = recorder.stop_after(COUNT);
+    assert_same(&records, &hop(&recording.entries(), "server", Some(server.port())));
+    assert_eq!(replay(&recording.file()), recording.log);
+    assert!(!contains(&recording.file(), "word word"));
 }
 
 #[test]
