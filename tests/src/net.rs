@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::calls;
-use crate::servers::{openssl, rust_tls};
+use crate::servers::openssl;
 use crate::tls::TlsStream;
 use crate::uring;
 
@@ -75,11 +75,10 @@ fn tcp(addr: &SocketAddr) -> io::Result<TcpStream> {
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
+    /// Either end of TLS, by rustls.
     Tls(TlsStream),
     /// The serving end of TLS, by OpenSSL.
     OpenSsl(openssl::Shared),
-    /// The serving end of TLS, by rustls.
-    Rustls(rust_tls::Connection),
     Unix(UnixStream),
     /// TCP, read and written by io_uring.
     Uring(Box<uring::Socket>),
@@ -93,7 +92,6 @@ impl Stream {
             Self::Tcp(s) => s.try_clone().map(Self::Tcp),
             Self::Tls(s) => Ok(Self::Tls(s.clone())),
             Self::OpenSsl(s) => Ok(Self::OpenSsl(s.clone())),
-            Self::Rustls(s) => Ok(Self::Rustls(s.clone())),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
             Self::Uring(s) => s.try_clone().map(Box::new).map(Self::Uring),
             Self::Calls(s) => s.try_clone().map(Self::Calls),
@@ -105,7 +103,6 @@ impl Stream {
             Self::Tcp(s) => s.set_read_timeout(limit),
             Self::Tls(s) => s.socket().set_read_timeout(limit),
             Self::OpenSsl(s) => s.socket().set_read_timeout(limit),
-            Self::Rustls(s) => s.socket().set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
             Self::Uring(s) => s.stream().set_read_timeout(limit),
             Self::Calls(s) => Ok(set_socket_timeout(s, Timeout::Recv, limit)?),
@@ -117,7 +114,6 @@ impl Stream {
             Self::Tcp(s) => s.shutdown(how),
             Self::Tls(s) => s.socket().shutdown(how),
             Self::OpenSsl(s) => s.socket().shutdown(how),
-            Self::Rustls(s) => s.socket().shutdown(how),
             Self::Unix(s) => s.shutdown(how),
             Self::Uring(s) => s.stream().shutdown(how),
             Self::Calls(s) => {
@@ -143,7 +139,6 @@ impl Stream {
             Self::Tcp(s) => s.local_addr().ok(),
             Self::Tls(s) => s.socket().local_addr().ok(),
             Self::OpenSsl(s) => s.socket().local_addr().ok(),
-            Self::Rustls(s) => s.socket().local_addr().ok(),
             Self::Unix(_) | Self::Calls(_) => None,
             Self::Uring(s) => s.stream().local_addr().ok(),
         }
@@ -156,7 +151,6 @@ impl AsFd for Stream {
             Self::Tcp(s) => s.as_fd(),
             Self::Tls(s) => s.socket().as_fd(),
             Self::OpenSsl(s) => s.socket().as_fd(),
-            Self::Rustls(s) => s.socket().as_fd(),
             Self::Unix(s) => s.as_fd(),
             Self::Uring(s) => s.stream().as_fd(),
             Self::Calls(s) => s.as_fd(),
@@ -170,7 +164,6 @@ impl Read for Stream {
             Self::Tcp(s) => s.read(buf),
             Self::Tls(s) => s.read(buf),
             Self::OpenSsl(s) => s.read(buf),
-            Self::Rustls(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
             Self::Uring(s) => s.read(buf),
             Self::Calls(s) => s.read(buf),
@@ -184,7 +177,6 @@ impl Write for Stream {
             Self::Tcp(s) => s.write(buf),
             Self::Tls(s) => s.write(buf),
             Self::OpenSsl(s) => s.write(buf),
-            Self::Rustls(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
             Self::Uring(s) => s.write(buf),
             Self::Calls(s) => s.write(buf),
@@ -196,7 +188,6 @@ impl Write for Stream {
             Self::Tcp(s) => s.write_vectored(bufs),
             Self::Tls(s) => s.write_vectored(bufs),
             Self::OpenSsl(s) => s.write_vectored(bufs),
-            Self::Rustls(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
             Self::Uring(s) => s.write_vectored(bufs),
             Self::Calls(s) => s.write_vectored(bufs),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore};
 
 /// A certificate for localhost and its key, made anew for each test process.
 struct Identity {
@@ -60,11 +60,11 @@ impl Files {
     }
 }
 
-/// A TLS connection over blocking TCP. A clone is the same connection: for one thread that reads
+/// Either end of a TLS connection over blocking TCP. A clone is the same connection: for one thread that reads
 /// and writes in turn.
 #[derive(Clone)]
 pub struct TlsStream {
-    connection: Arc<Mutex<ClientConnection>>,
+    connection: Arc<Mutex<Connection>>,
     socket: Arc<TcpStream>,
 }
 
@@ -83,14 +83,19 @@ impl TlsStream {
         while connection.is_handshaking() {
             connection.complete_io(&mut &socket)?;
         }
-        Ok(Self { connection: Arc::new(Mutex::new(connection)), socket: Arc::new(socket) })
+        Ok(Self::over(connection, socket))
+    }
+
+    /// What a handshake has made.
+    pub fn over(connection: impl Into<Connection>, socket: TcpStream) -> Self {
+        Self { connection: Arc::new(Mutex::new(connection.into())), socket: Arc::new(socket) }
     }
 
     pub fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    fn lock(&self) -> MutexGuard<'_, ClientConnection> {
+    fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,7 +130,8 @@ impl Write for TlsStream {
     }
 }
 
-fn send(connection: &mut ClientConnection, mut socket: &TcpStream) -> io::Result<()> {
+/// Sends what waits to be.
+pub fn send(connection: &mut Connection, mut socket: &TcpStream) -> io::Result<()> {
     while connection.wants_write() {
         connection.write_tls(&mut socket)?;
     }

@@ -227,10 +227,10 @@ impl Agent {
         self.drain();
         self.follow()?;
         self.capture.follow_tls(&self.wanted);
-        self.capture.follow_ktls();
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.follow_cgroups()?;
+            self.capture.follow_ktls();
             self.beat(now);
         }
         if !self.out.watches.is_empty() && now >= self.next_running {

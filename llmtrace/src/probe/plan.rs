@@ -198,27 +198,22 @@ fn reads(features: &Features) -> Option<Attachment> {
 /// `sendpage` went with 6.5, and `tls_device_*` is there where hardware may do the work.
 fn ktls(features: &Features) -> Vec<Attachment> {
     use Hook::{Kprobe, Kretprobe};
+
+    const SEND: &str = "kretprobe_tls_send";
+    const RECEIVE: &str = "kretprobe_tls_receive";
+    const ALL: [(&str, &str, &str, bool); 6] = [
+        ("tls_sw_sendmsg", "kprobe_tls_sendmsg", SEND, true),
+        ("tls_sw_recvmsg", "kprobe_tls_recvmsg", RECEIVE, true),
+        ("tls_sw_splice_read", "kprobe_tls_splice_read", RECEIVE, false),
+        ("tls_sw_sendpage", "kprobe_tls_sendpage", SEND, false),
+        ("tls_device_sendmsg", "kprobe_tls_sendmsg", SEND, false),
+        ("tls_device_sendpage", "kprobe_tls_sendpage", SEND, false),
+    ];
     if !features.kprobes {
         return Vec::new();
     }
-    let returns = [
-        ("tls_sw_sendmsg", "kretprobe_tls_send", true),
-        ("tls_sw_recvmsg", "kretprobe_tls_receive", true),
-        ("tls_sw_splice_read", "kretprobe_tls_receive", false),
-        ("tls_sw_sendpage", "kretprobe_tls_send", false),
-        ("tls_device_sendmsg", "kretprobe_tls_send", false),
-        ("tls_device_sendpage", "kretprobe_tls_send", false),
-    ];
-    let entries = [
-        ("tls_sw_sendmsg", "kprobe_tls_sendmsg", true),
-        ("tls_sw_recvmsg", "kprobe_tls_recvmsg", true),
-        ("tls_sw_splice_read", "kprobe_tls_splice_read", false),
-        ("tls_sw_sendpage", "kprobe_tls_sendpage", false),
-        ("tls_device_sendmsg", "kprobe_tls_sendmsg", false),
-        ("tls_device_sendpage", "kprobe_tls_sendpage", false),
-    ];
-    let returns = returns.map(|(at, program, needed)| (program, Kretprobe(at), needed));
-    let entries = entries.map(|(at, program, needed)| (program, Kprobe(at), needed));
+    let returns = ALL.map(|(at, _, program, needed)| (program, Kretprobe(at), needed));
+    let entries = ALL.map(|(at, program, _, needed)| (program, Kprobe(at), needed));
     let all = returns.into_iter().chain(entries);
     all.map(|(program, hook, needed)| Attachment { program, hook, needed }).collect()
 }

@@ -125,7 +125,7 @@ impl Tls {
             Self::OpensslKernel => by_openssl(Context::for_kernel(certificate, key)?),
             Self::Rustls => {
                 let context = rust_tls::Context::new(certificate, key)?;
-                Box::new(move |socket| context.accept(socket).map(Stream::Rustls))
+                Box::new(move |socket| context.accept(socket).map(Stream::Tls))
             }
             Self::RustlsKernel => {
                 let context = rust_tls::Context::new(certificate, key)?;

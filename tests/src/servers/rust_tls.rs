@@ -6,11 +6,15 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ConnectionTrafficSecrets, ServerConfig, ServerConnection, SupportedCipherSuite};
+use rustls::{
+    Connection, ConnectionTrafficSecrets, ServerConfig, ServerConnection, SupportedCipherSuite,
+};
+
+use crate::tls::{self, TlsStream};
 
 /// A server's certificate and key, loaded.
 #[derive(Clone, Debug)]
@@ -28,24 +32,26 @@ impl Context {
     }
 
     /// Takes the server's part of a handshake.
-    pub fn accept(&self, socket: TcpStream) -> io::Result<Connection> {
+    pub fn accept(&self, socket: TcpStream) -> io::Result<TlsStream> {
+        let connection = self.shake_hands(&socket)?;
+        Ok(TlsStream::over(connection, socket))
+    }
+
+    fn shake_hands(&self, socket: &TcpStream) -> io::Result<Connection> {
         let mut tls = ServerConnection::new(Arc::clone(&self.0)).map_err(io::Error::other)?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut Records::new(&socket))?;
+            tls.complete_io(&mut Records::new(socket))?;
         }
-        flush(&mut tls, &socket)?;
-        Ok(Connection { tls: Arc::new(Mutex::new(tls)), socket: Arc::new(socket) })
+        let mut connection = tls.into();
+        tls::send(&mut connection, socket)?;
+        Ok(connection)
     }
 
     /// The same, and the kernel goes on.
     pub fn accept_for_kernel(&self, socket: TcpStream) -> io::Result<TcpStream> {
-        let connection = self.accept(socket)?;
-        let Connection { tls, socket } = connection;
-        let gone = || io::Error::other("the connection is in use");
-        let tls = Arc::into_inner(tls).ok_or_else(gone)?;
-        let tls = tls.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let socket = Arc::into_inner(socket).ok_or_else(gone)?;
-        let suite = tls.negotiated_cipher_suite().ok_or_else(gone)?;
+        let tls = self.shake_hands(&socket)?;
+        let suite = tls.negotiated_cipher_suite();
+        let suite = suite.ok_or_else(|| io::Error::other("no cipher was agreed on"))?;
         let secrets = tls.dangerous_extract_secrets().map_err(io::Error::other)?;
         set(&socket, libc::SOL_TCP, libc::TCP_ULP, b"tls")?;
         set(&socket, SOL_TLS, TLS_TX, &crypto_info(suite, secrets.tx)?)?;
@@ -169,66 +175,6 @@ impl Read for Records<'_> {
 impl Write for Records<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.socket.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn flush(tls: &mut ServerConnection, mut socket: &TcpStream) -> io::Result<()> {
-    while tls.wants_write() {
-        tls.write_tls(&mut socket)?;
-    }
-    Ok(())
-}
-
-/// A connection that is read and written in turn. A clone is the same connection.
-#[derive(Clone)]
-pub struct Connection {
-    tls: Arc<Mutex<ServerConnection>>,
-    socket: Arc<TcpStream>,
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Connection").field(&self.socket).finish()
-    }
-}
-
-impl Connection {
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ServerConnection> {
-        self.tls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Read for Connection {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut tls = self.lock();
-        loop {
-            match tls.reader().read(buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // A FIN without a goodbye before it.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                other => return other,
-            }
-            tls.read_tls(&mut &*self.socket)?;
-            tls.process_new_packets().map_err(io::Error::other)?;
-            flush(&mut tls, &self.socket)?;
-        }
-    }
-}
-
-impl Write for Connection {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let mut tls = self.lock();
-        let n = tls.writer().write(buf)?;
-        flush(&mut tls, &self.socket)?;
-        Ok(n)
     }
 
     fn flush(&mut self) -> io::Result<()> {
