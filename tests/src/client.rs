@@ -106,6 +106,24 @@ pub struct Record {
 }
 
 impl Record {
+    /// What another client got, whose times are not known.
+    pub fn of(request: &Request, status: u16, body: &[u8]) -> Self {
+        let mut record = Self {
+            user_agent: request.user_agent.clone(),
+            path: request.path.clone(),
+            stream: request.stream,
+            status: Some(status),
+            ..Self::default()
+        };
+        if request.stream && status == 200 {
+            record.answer.push_stream(body);
+        } else {
+            record.answer.push_json(body, true);
+        }
+        record.outcome = record.answer.outcome(Some(status));
+        record
+    }
+
     pub fn ttft(&self) -> Option<u64> {
         Some(self.token_times_ns.first()? - self.send_ns)
     }

@@ -280,6 +280,16 @@ impl Server {
         Self::start(&mut command, Address::loopback(port), TempDir::new())
     }
 
+    /// The ASGI application on hypercorn, which goes from HTTP/1 to HTTP/2 if asked to.
+    #[track_caller]
+    pub fn hypercorn() -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python_bin("hypercorn"));
+        command.args(["--log-level", "critical", "--bind"]).arg(format!("127.0.0.1:{port}"));
+        command.arg("asgi:app").current_dir(app_dir());
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// Plain `node:http`.
     #[track_caller]
     pub fn node() -> Self {

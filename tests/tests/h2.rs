@@ -1,5 +1,6 @@
 //! HTTP/2 with prior knowledge, and gRPC over it: many exchanges on one connection.
 
+use std::process::Command;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
@@ -108,6 +109,41 @@ fn joined_in_its_middle() {
         .collect();
     assert_same(&of, &told);
 }
+
+/// curl asks for HTTP/2 within HTTP/1; hypercorn switches, and answers its first request as stream 1.
+#[test]
+fn upgraded_from_http1() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::hypercorn();
+    let agent = Options::default().port(server.port()).start();
+    let requests: Vec<Request> =
+        (0..10).map(|n| Request::new(format!("upgraded/{n}"), &Ask::default())).collect();
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--http2", "--write-out", PROTOCOL]);
+    command.arg(format!("http://127.0.0.1:{}/v1/models", server.port()));
+    for request in &requests {
+        command.args(["--next", "--silent", "--show-error", "--http2", "--write-out", PROTOCOL]);
+        command.arg("--user-agent").arg(&request.user_agent);
+        command.args(["--header", "content-type: application/json", "--data"]);
+        command.arg(String::from_utf8(request.body.clone()).unwrap());
+        command.arg(format!("http://127.0.0.1:{}{}", server.port(), request.path));
+    }
+    let output = command.output().expect("curl is there");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answers: Vec<&str> = said.split_terminator(VERSION_2).collect();
+    assert_eq!(answers.len(), 1 + requests.len(), "all of them by HTTP/2:\n{said}");
+    let answered = requests.iter().zip(&answers[1..]);
+    let records: Vec<_> =
+        answered.map(|(request, body)| Record::of(request, 200, body.as_bytes())).collect();
+    agent.wait_for_requests("server", records.len());
+    assert_same(&records, &agent.stop());
+}
+
+/// What curl writes after an answer, and what that is of HTTP/2.
+const PROTOCOL: &str = "#version %{http_version}#";
+const VERSION_2: &str = "#version 2#";
 
 fn request(plan: &serde_json::Value) -> Vec<u8> {
     let plan = plan.to_string();

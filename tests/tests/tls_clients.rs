@@ -37,24 +37,6 @@ struct Got {
     body: String,
 }
 
-/// What a client got, as a record.
-fn record(request: &Request, status: u16, body: &[u8]) -> Record {
-    let mut record = Record {
-        user_agent: request.user_agent.clone(),
-        path: request.path.clone(),
-        stream: request.stream,
-        status: Some(status),
-        ..Record::default()
-    };
-    if request.stream && status == 200 {
-        record.answer.push_stream(body);
-    } else {
-        record.answer.push_json(body, true);
-    }
-    record.outcome = record.answer.outcome(Some(status));
-    record
-}
-
 /// The mix by a program that waits until it is traced.
 #[track_caller]
 fn check(library: &str, command: impl FnOnce(&str, &Files) -> Command) {
@@ -86,7 +68,7 @@ fn check(library: &str, command: impl FnOnce(&str, &Files) -> Command) {
         .map(|line| serde_json::from_str::<Got>(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .map(|got| {
             let request = requests.iter().find(|r| r.user_agent == got.user_agent).unwrap();
-            record(request, got.status, got.body.as_bytes())
+            Record::of(request, got.status, got.body.as_bytes())
         })
         .collect();
     assert_eq!((records.len(), entries.len()), (COUNT, COUNT), "each request once");
@@ -150,7 +132,7 @@ fn check_short(run: impl Fn(u16, &Files, &Request) -> (u16, Vec<u8>)) {
         found.retain(|entry| entry.user_agent.as_ref() == Some(&request.user_agent));
         if !found.is_empty() {
             assert!(found[0].tls);
-            assert_same(&[record(&request, status, &body)], &found);
+            assert_same(&[Record::of(&request, status, &body)], &found);
             agent.stop();
             return;
         }
