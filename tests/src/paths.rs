@@ -99,6 +99,12 @@ pub fn model() -> PathBuf {
     existing(environment().join("model/tiny.gguf"), "the model")
 }
 
+/// A tiny model that llama.cpp ranks documents with.
+#[track_caller]
+pub fn rank_model() -> PathBuf {
+    existing(environment().join("model/rank.gguf"), "the model")
+}
+
 /// The Node packages of `fixtures/package.json`.
 #[track_caller]
 pub fn node_modules() -> PathBuf {

@@ -317,6 +317,16 @@ impl Server {
         Self::llama_with(&["--embeddings"])
     }
 
+    /// llama.cpp with a tiny model that ranks documents.
+    #[track_caller]
+    pub fn llama_reranking() -> Self {
+        let port = free_port();
+        let mut command = Command::new(paths::python());
+        command.arg(paths::app("llama.py")).arg(paths::rank_model()).arg("--reranking");
+        command.arg("--port").arg(port.to_string());
+        Self::llama_start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// The same with flags of the caller's choice.
     #[track_caller]
     pub fn llama_with(flags: &[&str]) -> Self {

@@ -70,6 +70,16 @@ const APIS: &[Api] = &[
         cached: "/timings/cache_n",
         finish: &["/stop_type"],
     },
+    Api {
+        path: "/infill",
+        endpoint: "/infill",
+        body: |n, stream| json!({"input_prefix": "word ", "input_suffix": " word", "n_predict": n, "stream": stream}),
+        text: "/content",
+        prompt: &["/tokens_evaluated"],
+        output: &["/tokens_predicted"],
+        cached: "/timings/cache_n",
+        finish: &["/stop_type"],
+    },
 ];
 
 #[track_caller]
@@ -126,13 +136,18 @@ fn llama_cpp_by_other_apis() {
             answers.push((api, answer.expect("an answer")));
         }
     }
-    let refused = json!({"input_prefix": "a", "input_suffix": "b", "stream": true});
-    let refused = post(&server.address, "/infill", "refused", &refused, None).expect("an answer");
+    let refused = json!({"model": "tiny", "input": "it was not started for that"});
+    let refused = post(&server.address, "/v1/embeddings", "refused", &refused, None);
+    let refused = refused.expect("an answer");
     assert_eq!(refused.status, 501);
     // Not a generation, and nothing that /v1/messages could be taken for.
-    let count = json!({"model": "tiny", "messages": messages()});
-    let path = "/v1/messages/count_tokens";
-    post(&server.address, path, "count", &count, None).expect("an answer");
+    let count = json!({"model": "tiny", "messages": messages(), "input": "word word"});
+    for api in ["messages/count_tokens", "chat/completions/input_tokens", "responses/input_tokens"]
+    {
+        let path = format!("/v1/{api}");
+        let counted = post(&server.address, &path, "count", &count, None).expect("an answer");
+        assert!(counted.number("/input_tokens") > Some(0), "{api}: {counted:?}");
+    }
 
     let metrics = agent.wait_for_requests("server", answers.len() + 1);
     let entries = agent.stop();
@@ -194,5 +209,32 @@ fn llama_cpp_embeddings() {
     // What has no output tokens is in none of their metrics.
     for name in ["llm_request_output_tokens_count", "llm_time_per_output_token_seconds_count"] {
         assert_eq!(metrics.sum(name, &[("endpoint", "/v1/embeddings")]), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn llama_cpp_reranks() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::llama_reranking();
+    let agent = Options::default().pid(server.id()).start();
+    let body = json!({"model": "rank", "query": "word", "documents": ["word word", "word"]});
+    let paths = ["/v1/rerank", "/rerank", "/v1/reranking"];
+    let answers = paths.map(|path| {
+        let answer = post(&server.address, path, path, &body, None).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    });
+    agent.wait_for_requests("server", answers.len());
+    let entries = agent.stop();
+    for answer in &answers {
+        let entry = entry(&entries, answer);
+        let what = &answer.user_agent;
+        assert_eq!(entry.outcome, "success", "{what}");
+        assert!(entry.endpoint.contains("rerank"), "{what}: {}", entry.endpoint);
+        assert_eq!(entry.model.as_deref(), Some("rank"), "{what}");
+        assert!(entry.prompt_tokens > Some(0), "{what}");
+        assert_eq!(entry.prompt_tokens, answer.number("/usage/prompt_tokens"), "{what}");
+        assert_eq!((entry.output_tokens, entry.stream), (None, false), "{what}");
     }
 }

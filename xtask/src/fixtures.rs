@@ -274,12 +274,14 @@ fn model() -> Result<()> {
     let script = read("mkmodel.py")?;
     let dir = sh::root().join("target/model");
     once(&dir, &format!("{}\n{script}", MODEL.join(" ")), || {
-        sh::say("making the tiny model target/model/tiny.gguf");
+        sh::say("making the tiny models in target/model");
         let python = sh::root().join("target/venv/bin/python");
         let mut cmd = sh::command(python, [fixture("mkmodel.py")]);
         sh::quiet(cmd.arg(&dir).args(MODEL))?;
-        if !dir.join("tiny.gguf").exists() {
-            bail!("tests/fixtures/mkmodel.py ended well but wrote no target/model/tiny.gguf");
+        for name in ["tiny.gguf", "rank.gguf"] {
+            if !dir.join(name).exists() {
+                bail!("tests/fixtures/mkmodel.py ended well but wrote no target/model/{name}");
+            }
         }
         Ok(())
     })
