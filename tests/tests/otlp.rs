@@ -1,5 +1,5 @@
 //! OTLP: spans of a real traced run, at a receiver that reads them with the official Python
-//! package (`otlp_receiver.py` stands in for a collector).
+//! package (`otlp_receiver.py` stands in for a collector), and by way of a real collector, Rotel.
 
 use std::fs;
 use std::path::Path;
@@ -33,6 +33,20 @@ fn receiver(port: u16, file: &Path, more: &[&str]) -> Process {
     let mut receiver = Command::new(paths::python());
     receiver.arg(paths::app("otlp_receiver.py")).arg(port.to_string()).arg(file).args(more);
     Process::spawn(&mut receiver)
+}
+
+/// A collector that takes OTLP on `port` and hands it on to the receiver on `to`.
+#[track_caller]
+fn collector(port: u16, to: u16) -> Process {
+    let mut rotel = Command::new(paths::rotel());
+    rotel
+        .args(["start", "--otlp-http-endpoint", &format!("127.0.0.1:{port}")])
+        .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{}", free_port())])
+        .args(["--otlp-exporter-endpoint", &format!("http://127.0.0.1:{to}")])
+        .args(["--otlp-exporter-protocol", "http"]);
+    let collector = Process::spawn(&mut rotel);
+    wait_for("the collector", LIMIT, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    collector
 }
 
 /// Waits until `file` has so many spans, and gives them.
@@ -174,6 +188,109 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
     let sum: u64 = records.iter().filter_map(|r| r.output_tokens()).sum();
     assert_eq!(output.last().unwrap()["sum"].as_f64(), Some(sum as f64));
     drop(receiver);
+}
+
+/// The collector is not there at first, and is killed in between: whatever it takes is handed on as it
+/// was, and everything gets there, once.
+#[test]
+fn a_real_collector_that_comes_late_and_is_killed_hands_everything_on() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let dir = TempDir::new();
+    let (config, file) = (dir.join("llmtrace.toml"), dir.join("otlp.jsonl"));
+    let (port, end) = (free_port(), free_port());
+    let _receiver = receiver(end, &file, &[]);
+    fs::write(&config, "[otlp]\ninterval = '500ms'\ncompression = 'gzip'\n").unwrap();
+    let agent = Options::default()
+        .pid(server.id())
+        .arg("--config", &config)
+        .arg("--otlp-endpoint", format!("http://127.0.0.1:{port}"))
+        .start();
+    let items = |signal, result| {
+        let labels = [("signal", signal), ("result", result)];
+        agent.metrics().sum("llmtrace_otlp_items_total", &labels)
+    };
+    let (trace, parent) = (|n: usize| format!("{n:032x}"), |n: usize| format!("{n:016x}"));
+    let mut records = Vec::new();
+    let mut send = |count: usize| {
+        let requests = (records.len()..records.len() + count).map(|n| {
+            // Every fifth fails.
+            let status = (n % 5 == 4).then_some(500);
+            let ask = Ask { plan: Plan { status, ..Plan::default() }, ..Ask::default() };
+            let mut request = Request::new(format!("otlp/{n}"), &ask);
+            request.traceparent = Some(format!("00-{}-{}-01", trace(n + 1), parent(n + 1)));
+            request.tracestate = Some(format!("vendor={n}"));
+            request
+        });
+        records.extend(load(&server.address, requests.collect(), 3));
+        agent.wait_for_requests("server", records.len());
+    };
+    let wait_for_failure = |than: f64| {
+        wait_for("a try that failed", LIMIT, || (items("spans", "failed") > than).then_some(()))
+    };
+
+    send(REQUESTS);
+    wait_for_failure(0.0);
+    let first = collector(port, end);
+    wait_for_spans(&file, REQUESTS);
+    // Only what it has answered for and handed on, so nothing goes with it.
+    wait_for("spans to count", LIMIT, || (items("spans", "ok") == REQUESTS as f64).then_some(()));
+    first.signal(Signal::KILL);
+    drop(first);
+    let failed = items("spans", "failed");
+    send(REQUESTS);
+    wait_for_failure(failed);
+    let _second = collector(port, end);
+    wait_for_spans(&file, 2 * REQUESTS);
+    send(REQUESTS);
+    let all = 3 * REQUESTS;
+    let spans = wait_for_spans(&file, all);
+    let (duration, errors) = ("gen_ai.server.request.duration", all / 5);
+    let points = wait_for("all in the metrics", LIMIT, || {
+        let points = lines(&file, "point");
+        let of = |failed: bool| {
+            let mut of = points.iter().filter(|p| p["name"] == duration);
+            of.rfind(|p| p["attributes"]["error.type"].is_null() != failed)?["count"].as_u64()
+        };
+        let counts = (of(false)? as usize, of(true)? as usize);
+        (counts == (all - errors, errors)).then_some(points)
+    });
+    wait_for("spans to count", LIMIT, || (items("spans", "ok") == all as f64).then_some(()));
+    assert_eq!((items("spans", "dropped"), items("metrics", "dropped")), (0.0, 0.0));
+
+    let entries = agent.stop();
+    assert_eq!((entries.len(), records.len()), (all, all));
+    for n in 0..all {
+        let user_agent = format!("otlp/{n}");
+        let record = records.iter().find(|r| r.user_agent == user_agent).unwrap();
+        let entry = entries.iter().find(|e| e.user_agent.as_ref() == Some(&user_agent)).unwrap();
+        let span = spans.iter().find(|s| s["attributes"]["user_agent.original"] == user_agent);
+        let span = span.unwrap_or_else(|| panic!("no span of {entry:?}"));
+        assert_eq!((&span["trace_id"], &span["kind"]), (&trace(n + 1).into(), &2.into()));
+        assert_eq!(span["parent_span_id"], parent(n + 1));
+        assert_eq!(span["trace_state"], format!("vendor={n}"));
+        let took = span["end"].as_u64().unwrap() - span["start"].as_u64().unwrap();
+        assert_eq!(Some(took), entry.end_ns.unwrap().checked_sub(entry.start_ns.unwrap()));
+        let resource = &span["resource"];
+        assert_eq!(resource["service.name"], "server");
+        assert_eq!(resource["telemetry.distro.name"], "llmtrace");
+        let attributes = &span["attributes"];
+        assert_eq!(attributes["http.response.status_code"].as_u64(), record.status.map(u64::from));
+        if n % 5 == 4 {
+            assert_eq!((&attributes["error.type"], &span["status"]), (&"500".into(), &2.into()));
+        } else {
+            assert_eq!(span["events"][0][0], "gen_ai.first_token");
+            assert_eq!(attributes["gen_ai.usage.output_tokens"].as_u64(), record.output_tokens());
+            assert_eq!(attributes["gen_ai.response.finish_reasons"][0], "stop");
+        }
+    }
+    for point in &points {
+        assert_eq!((&point["count"], &point["temporality"]), (&point["in_buckets"], &2.into()));
+    }
+    let traces: Vec<&Value> = spans.iter().map(|s| &s["trace_id"]).collect();
+    let exemplars = points.iter().flat_map(|p| p["exemplars"].as_array().unwrap());
+    assert!(exemplars.clone().count() > 0 && exemplars.clone().all(|e| traces.contains(&e)));
 }
 
 #[test]

@@ -17,6 +17,7 @@ const MODEL: [&str; 8] = ["--dim", "64", "--layers", "2", "--ff", "128", "--voca
 pub fn ensure() -> Result<()> {
     python()?;
     litellm()?;
+    rotel()?;
     node()?;
     nginx()?;
     tls()?;
@@ -98,6 +99,36 @@ fn litellm() -> Result<()> {
         sh::quiet(pip.arg("-r").arg(fixture("litellm.txt")))
             .context("pip could not install tests/fixtures/litellm.txt")
     })
+}
+
+/// An OpenTelemetry collector. In a folder of its own, as it imports nothing and nothing imports it.
+fn rotel() -> Result<()> {
+    let requirements = read("rotel.txt")?;
+    let dir = sh::root().join("target/rotel");
+    let python = sh::root().join("target/venv/bin/python");
+    once(&dir, &requirements, || {
+        sh::say("the OpenTelemetry collector Rotel into target/rotel");
+        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        let mut pip = sh::command(&python, quiet);
+        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
+        sh::quiet(pip.arg("-r").arg(fixture("rotel.txt")))
+            .context("pip could not install tests/fixtures/rotel.txt")
+    })?;
+    let runs =
+        || sh::output(&mut sh::command(dir.join("rotel/rotel-agent"), ["--version"])).is_some();
+    if runs() {
+        return Ok(());
+    }
+    const VERSION: &str = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')";
+    let version = sh::output(&mut sh::command(&python, ["-c", VERSION])).unwrap_or_default();
+    let library = format!("libpython{}", version.trim());
+    if apt::available() {
+        apt::ensure(&[&library], "the OpenTelemetry collector of the tests is linked to it")?;
+    }
+    if !runs() {
+        bail!("target/rotel/rotel/rotel-agent does not start: it needs {library} and glibc 2.34");
+    }
+    Ok(())
 }
 
 /// numpy's pin wants 3.11; ensurepip is what Debian leaves out when python3-venv is missing.
