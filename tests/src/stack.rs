@@ -305,6 +305,23 @@ impl Server {
         Self::python("grpc_server.py", &[])
     }
 
+    /// NVIDIA's Triton with a model in Python. Its gRPC listens one port further on.
+    #[track_caller]
+    pub fn triton() -> Self {
+        let (port, folder) = (free_port(), paths::triton());
+        let triton = folder.join("pytriton/tritonserver");
+        let mut command = Command::new(triton.join("bin/tritonserver"));
+        command
+            .arg("--model-repository")
+            .arg(paths::app("triton/tiny").parent().expect("a folder"));
+        command.arg("--backend-directory").arg(triton.join("backends"));
+        command.args(["--http-address", "127.0.0.1", "--http-port"]).arg(port.to_string());
+        command.args(["--grpc-address", "127.0.0.1", "--grpc-port"]).arg((port + 1).to_string());
+        command.args(["--allow-metrics", "false", "--log-info", "false"]);
+        command.env("PYTHONPATH", folder);
+        Self::start(&mut command, Address::loopback(port), TempDir::new())
+    }
+
     /// llama.cpp with the tiny model.
     #[track_caller]
     pub fn llama() -> Self {

@@ -2,8 +2,10 @@
 
 use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
 use llmtrace_tests::compare::hop;
+use llmtrace_tests::post::post;
 use llmtrace_tests::sdk::{Api, Call, Client, Language, Said, Wrong};
 use llmtrace_tests::stack::Server;
+use serde_json::json;
 
 /// `(API of the client, stream, leave after, what is wrong, API of the server)`.
 type Case = (Api, bool, u64, Option<Wrong>, Api);
@@ -113,4 +115,63 @@ fn between_the_sdks_and_llama() {
     }
     assert_eq!(metrics.sum("llmtrace_lost_records_total", &[]), 0.0, "lost records");
     assert_eq!(metrics.sum("llmtrace_incomplete_exchanges_total", &[]), 0.0, "incomplete");
+}
+
+/// APIs that no server here has of its own: LiteLLM speaks them to its clients.
+#[test]
+fn gemini_and_azure_of_litellm() {
+    require_bpf();
+    let _alone = serial();
+    let llm = Server::llama();
+    let litellm = Server::litellm(&llm);
+    let agent = Options::default().pid(litellm.id()).start();
+    let gemini = json!({
+        "contents": [{"role": "user", "parts": [{"text": "word word"}]}],
+        "generationConfig": {"maxOutputTokens": 21},
+    });
+    let azure = |stream: bool| {
+        json!({
+            "messages": [{"role": "user", "content": "word word"}], "max_tokens": 22,
+            "stream": stream, "stream_options": stream.then(|| json!({"include_usage": true})),
+        })
+    };
+    let (part, delta) = ("/candidates/0/content/parts/0/text", "/choices/0/delta/content");
+    let gemini_counts = ["/usageMetadata/promptTokenCount", "/usageMetadata/candidatesTokenCount"];
+    let openai_counts = ["/usage/prompt_tokens", "/usage/completion_tokens"];
+    let deployment = "/openai/deployments/tiny/chat/completions?api-version=2024-10-21";
+    let calls = [
+        ("generateContent", "/v1beta/models/tiny:generateContent", gemini.clone(), part),
+        ("alt=sse", "/v1beta/models/tiny:streamGenerateContent?alt=sse", gemini, part),
+        ("azure", deployment, azure(false), delta),
+        ("azure/stream", deployment, azure(true), delta),
+    ];
+    let answers = calls.map(|(who, path, body, text)| {
+        let answer = post(&litellm.address, path, who, &body, None).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        (who, answer, text)
+    });
+    agent.wait_for_requests("server", answers.len());
+    let entries = agent.stop();
+    let served = hop(&entries, "server", Some(litellm.port()));
+    assert_eq!(served.len(), answers.len(), "each call once: {served:#?}");
+    for (who, answer, text) in &answers {
+        let entry = served.iter().find(|e| e.user_agent.as_deref() == Some(who));
+        let entry = entry.unwrap_or_else(|| panic!("{who} is traced"));
+        let what = format!("{who}: {answer:?}\n{entry:?}");
+        assert_eq!((&*entry.outcome, entry.model.as_deref()), ("success", Some("tiny")), "{what}");
+        assert_eq!(entry.stream, answer.streamed, "{what}");
+        let [prompt, output] = if *text == part { gemini_counts } else { openai_counts };
+        assert!(answer.number(output) > Some(0), "{what}");
+        assert_eq!(entry.prompt_tokens, answer.number(prompt), "{what}");
+        assert_eq!(entry.output_tokens, answer.number(output), "{what}");
+        let finish =
+            if *text == part { "/candidates/0/finishReason" } else { "/choices/0/finish_reason" };
+        assert_eq!(entry.finish_reason.as_deref(), answer.string(finish), "{what}");
+        if answer.streamed {
+            let times = answer.times(text);
+            assert!(times.len() > 1, "{what}");
+            assert_eq!(entry.token_events, times.len() as u64, "{what}");
+            assert!(entry.ttft().expect("a first token") <= times[0] - answer.send_ns, "{what}");
+        }
+    }
 }

@@ -2,7 +2,9 @@
 //! tiny model for llama.cpp. All of it lives under target/ except what is a Debian package.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,6 +20,7 @@ pub fn ensure() -> Result<()> {
     python()?;
     litellm()?;
     rotel()?;
+    triton()?;
     node()?;
     nginx()?;
     tls()?;
@@ -86,47 +89,79 @@ fn python() -> Result<()> {
     })
 }
 
-/// A gateway in Python, as large as all else together.
-fn litellm() -> Result<()> {
-    let requirements = read("litellm.txt")?;
-    let dir = sh::root().join("target/litellm");
+/// Python packages of `tests/fixtures/NAME.txt` in a folder of their own, target/NAME, without what
+/// they depend on. `then` is what else belongs into it.
+fn packages(name: &str, what: &str, then: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let file = format!("{name}.txt");
+    let requirements = read(&file)?;
+    let dir = sh::root().join("target").join(name);
     once(&dir, &requirements, || {
-        sh::say("LiteLLM into target/litellm (half a minute)");
-        let python = sh::root().join("target/venv/bin/python");
+        sh::say(&format!("{what} into target/{name}"));
         let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        let mut pip = sh::command(python, quiet);
+        let mut pip = sh::command(venv_python(), quiet);
         pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
-        sh::quiet(pip.arg("-r").arg(fixture("litellm.txt")))
-            .context("pip could not install tests/fixtures/litellm.txt")
-    })
+        sh::quiet(pip.arg("-r").arg(fixture(&file)))
+            .with_context(|| format!("pip could not install tests/fixtures/{file}"))?;
+        then(&dir)
+    })?;
+    Ok(dir)
 }
 
-/// An OpenTelemetry collector. In a folder of its own, as it imports nothing and nothing imports it.
+fn venv_python() -> PathBuf {
+    sh::root().join("target/venv/bin/python")
+}
+
+/// A gateway in Python, as large as all else together.
+fn litellm() -> Result<()> {
+    packages("litellm", "LiteLLM", |_| Ok(())).map(drop)
+}
+
+/// A collector of OpenTelemetry.
 fn rotel() -> Result<()> {
-    let requirements = read("rotel.txt")?;
-    let dir = sh::root().join("target/rotel");
-    let python = sh::root().join("target/venv/bin/python");
-    once(&dir, &requirements, || {
-        sh::say("the OpenTelemetry collector Rotel into target/rotel");
-        let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        let mut pip = sh::command(&python, quiet);
-        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
-        sh::quiet(pip.arg("-r").arg(fixture("rotel.txt")))
-            .context("pip could not install tests/fixtures/rotel.txt")
+    let dir = packages("rotel", "the OpenTelemetry collector Rotel", |_| Ok(()))?;
+    with_libpython(&dir.join("rotel/rotel-agent"), "--version")
+}
+
+/// NVIDIA's Triton, with its back end in Python, whose helper there is one of for each Python.
+fn triton() -> Result<()> {
+    let helper = "triton_python_backend_stub";
+    let backend = "pytriton/tritonserver/backends/python";
+    let dir = packages("triton", "NVIDIA's Triton (a minute)", |dir| {
+        let (stubs, to) = ("pytriton/tritonserver/python_backend_stubs", dir.join(backend));
+        let from = dir.join(stubs).join(python_version()).join(helper);
+        fs::copy(&from, to.join(helper)).with_context(|| format!("no {}", from.display()))?;
+        for program in [to.join(helper), dir.join("pytriton/tritonserver/bin/tritonserver")] {
+            fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
+        }
+        Ok(())
     })?;
-    let runs =
-        || sh::output(&mut sh::command(dir.join("rotel/rotel-agent"), ["--version"])).is_some();
-    if runs() {
+    with_libpython(&dir.join(backend).join(helper), "")
+}
+
+/// `3.11`, say.
+fn python_version() -> String {
+    const VERSION: &str = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')";
+    let version = sh::output(&mut sh::command(venv_python(), ["-c", VERSION])).unwrap_or_default();
+    version.trim().to_owned()
+}
+
+/// Installs the library of Python if it is what `program` lacks. One that the linker cannot start ends
+/// with 127; `arg` makes it end by itself.
+fn with_libpython(program: &Path, arg: &str) -> Result<()> {
+    let starts = || {
+        let mut command = sh::command(program, [arg]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.code() != Some(127))
+    };
+    if starts() {
         return Ok(());
     }
-    const VERSION: &str = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')";
-    let version = sh::output(&mut sh::command(&python, ["-c", VERSION])).unwrap_or_default();
-    let library = format!("libpython{}", version.trim());
+    let library = format!("libpython{}", python_version());
     if apt::available() {
-        apt::ensure(&[&library], "the OpenTelemetry collector of the tests is linked to it")?;
+        apt::ensure(&[&library], "a program of the tests is linked to it")?;
     }
-    if !runs() {
-        bail!("target/rotel/rotel/rotel-agent does not start: it needs {library} and glibc 2.34");
+    if !starts() {
+        bail!("{} does not start: it needs {library} and glibc 2.35", program.display());
     }
     Ok(())
 }

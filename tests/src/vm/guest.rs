@@ -287,9 +287,13 @@ fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losse
     let mut entries = of_scenario(PREEMPTED_NAME, entries);
     let traced = entries.len();
     let incomplete = entries.iter().filter(|entry| entry.outcome == "incomplete").count();
+    let mut said = String::new();
     if !lost.is_empty() {
         let unseen =
             |entry: &Entry| entry.status.is_none() && entry.outcome.ends_with("_disconnect");
+        for entry in entries.iter().filter(|entry| unseen(entry)) {
+            said += &format!("; of its answer nothing was seen: {entry:?}");
+        }
         entries.retain(|entry| entry.outcome != "incomplete" && !unseen(entry));
         let whole = |record: &Record| {
             entries.iter().any(|entry| entry.user_agent.as_deref() == Some(&record.user_agent))
@@ -299,7 +303,7 @@ fn judge_preempted(backend: Backend, done: Done, entries: &[Entry], lost: &Losse
     wrong += &compare::wrong(&records, &entries);
     let whole = entries.len();
     let note = format!(
-        "{sent} sent, {traced} traced, {whole} of them whole, {incomplete} incomplete; lost: {lost:?}"
+        "{sent} sent, {traced} traced, {whole} of them whole, {incomplete} incomplete; lost: {lost:?}{said}"
     );
     let exchanges = Vec::new();
     Line::Scenario { backend, name: PREEMPTED_NAME.into(), sent, wrong, note, exchanges }
