@@ -216,8 +216,9 @@ fn next_read<A: Access>(tcp: u64) -> Option<u32> {
     Some(if fin { copied.wrapping_sub(1) } else { copied })
 }
 
-/// Positions of both streams ([`flag::REACHED`]) of a TCP socket. None if it cannot be told
-/// whether the FIN of this side is among what the kernel counts as written.
+/// Positions of both streams ([`flag::REACHED`]) of a TCP socket. Of one that is closed nothing tells
+/// whether the FIN of this side is among what the kernel counts as written; it is taken to be: a byte
+/// too few hides nothing but that byte, one too many would be a gap where there is none.
 #[inline(always)]
 fn reached(sock: u64) -> Option<u64> {
     // This one first: the FIN is counted after the state has changed.
@@ -225,8 +226,7 @@ fn reached(sock: u64) -> Option<u64> {
     let read = next_read::<Probed>(sock)?;
     let state: u8 = field(sock, &SOCK_STATE)?;
     let fin = match i32::from(state) {
-        tcp::FIN_WAIT1..=tcp::TIME_WAIT | tcp::LAST_ACK | tcp::CLOSING => 1,
-        tcp::CLOSE => return None,
+        tcp::FIN_WAIT1..=tcp::CLOSE | tcp::LAST_ACK | tcp::CLOSING => 1,
         _ => 0,
     };
     Some(both(written.wrapping_sub(fin).into(), read.into()))
