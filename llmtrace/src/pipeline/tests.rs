@@ -46,6 +46,8 @@ fn done() -> String {
 #[derive(Default)]
 struct Log {
     started: usize,
+    /// Who served what began.
+    servers: Vec<Arc<str>>,
     finished: Vec<(Finished, Peer)>,
 }
 
@@ -53,6 +55,7 @@ impl Sink for Log {
     fn started(&mut self, _: Role, server: &Arc<str>, endpoint: &'static str) {
         assert!(!server.is_empty() && !endpoint.is_empty());
         self.started += 1;
+        self.servers.push(server.clone());
     }
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {
