@@ -314,7 +314,7 @@ mod tests {
     use super::*;
     use crate::client::receiver::receiver;
     use crate::config;
-    use crate::llm::{Finished, Peer};
+    use crate::llm::{Finished, Outcome, Peer};
 
     #[test]
     fn metrics_that_are_refused_do_not_hold_up_spans() {
@@ -322,9 +322,11 @@ mod tests {
         let settings = Settings::by(&config::Otlp::default(), Some(&url), |_| None);
         let mut sender = Sender::new(settings.unwrap().unwrap(), Metrics::default(), || 0);
         let peer = Peer { server: "s:1".into(), client: "".into(), pid: 1, tls: false };
-        let done = Done::new(&Finished::new(Role::Server, 0), &peer);
+        let f = Finished { outcome: Outcome::Success, ..Finished::new(Role::Server, 0) };
+        let done = Done::new(&f, &peer);
         sender.take(&done);
         sender.send_metrics();
+        assert!(sender.state.get(METRICS).is_some_and(|state| state.failing));
         (1..BATCH).for_each(|_| sender.take(&done));
         // Enough for a request: nothing is waited for.
         assert!(sender.spans_due.is_some_and(|due| due <= Instant::now()));
