@@ -35,7 +35,7 @@ use crate::{
     probe::clock::monotonic_ns,
     recording::{Reader, read::ReadError},
     serve,
-    signals::Signals,
+    signals::{HangUp, Signals},
 };
 
 type Stdout = BufWriter<io::Stdout>;
@@ -230,7 +230,7 @@ struct Endpoint {
 
 impl Endpoint {
     fn start(listen: std::net::SocketAddr, metrics: &Metrics) -> Result<Self> {
-        let signals = Signals::watch()?;
+        let signals = Signals::watch(HangUp::Ends)?;
         let state = serve::State {
             anomalies: Board::default(),
             metrics: metrics.clone(),
