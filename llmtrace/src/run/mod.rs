@@ -85,6 +85,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     while !signals.stopped() {
         agent.step()?;
         last_tick.store(monotonic_ns(), Ordering::Release);
+        live.set_wall_offset(wall_offset());
         if signals.take_reload() {
             let result = reload(args, &mut agent, &mut watchers);
             agent.out.metrics.reloaded(result.is_ok());

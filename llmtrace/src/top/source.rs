@@ -153,6 +153,7 @@ impl Own {
         if let Some(failed) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(anyhow!("{failed}"));
         }
+        self.live.set_wall_offset(wall_offset());
         Ok(serve::everything(&self.live, &self.metrics, monotonic_ns(), HISTORY)?)
     }
 }
