@@ -1,8 +1,10 @@
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::*;
-use crate::llm::Outcome;
-use crate::record::{Position, Sniffed};
+use crate::conn::HOLD_NS;
+use crate::llm::{Finished, Outcome, Role};
+use crate::record::{Address, EndReason, Open, Position, Process, Reached, Sniffed};
 
 mod ends;
 mod h2;
