@@ -176,10 +176,6 @@ impl Source {
         Ok(Self { path: path.map(Path::to_owned), now })
     }
 
-    pub fn is_tls(&self) -> bool {
-        self.get().tls.is_some()
-    }
-
     /// What is in force. A changed file with a mistake changes nothing and is reported.
     pub fn get(&self) -> Web {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
