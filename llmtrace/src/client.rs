@@ -68,16 +68,20 @@ pub fn post(agent: &Agent, url: &str, headers: &[(String, String)], body: &[u8])
     }
 }
 
+/// Least and most that a server's own word on when to try again counts for.
+const MIN_SAID: Duration = Duration::from_secs(1);
+const MAX_SAID: Duration = Duration::from_secs(300);
+
 /// Waits between tries: doubled each time, a minute at most.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Backoff(u32);
 
 impl Backoff {
-    /// How long to wait after one more failure.
+    /// How long to wait after one more failure. `said`: what the server asks for.
     pub fn next(&mut self, said: Option<Duration>) -> Duration {
         let own = Duration::from_secs(1 << self.0.min(6)).min(Duration::from_secs(60));
-        self.0 += 1;
-        said.map_or(own, |said| said.clamp(own.min(said), Duration::from_secs(300)))
+        self.0 = self.0.saturating_add(1);
+        said.map_or(own, |said| said.clamp(MIN_SAID, MAX_SAID))
     }
 
     pub fn reset(&mut self) {
@@ -95,6 +99,8 @@ mod tests {
         let waits: Vec<u64> = (0..8).map(|_| backoff.next(None).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.next(Some(Duration::from_secs(9_999))), Duration::from_secs(300));
+        // "Retry-After: 0", again and again, is no leave to ask as fast as it answers.
+        assert_eq!(backoff.next(Some(Duration::ZERO)), Duration::from_secs(1));
         backoff.reset();
         assert_eq!(backoff.next(None), Duration::from_secs(1));
     }

@@ -23,7 +23,7 @@ use crate::{
         Contents, Writer,
         redact::{Item, Redactor},
     },
-    signals::Signals,
+    signals::{HangUp, Signals},
 };
 
 /// Bytes that are written to the file at once.
@@ -109,7 +109,7 @@ pub fn run(args: &RecordArgs) -> Result<()> {
     let metrics = Metrics::default();
     let output = Output::open(&args.output)?;
     privileges::keep_needed(&[]);
-    let signals = Signals::watch()?;
+    let signals = Signals::watch(HangUp::Ends)?;
     let mut agent = match Agent::start(wanted, &args.kernel.options(), metrics, log) {
         Ok(agent) => agent,
         Err(e) => {

@@ -1,14 +1,26 @@
 //! What the user tells the agent by signals.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::probe;
+
+/// What SIGHUP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangUp {
+    /// The configuration is to be read again.
+    Reloads,
+    /// The terminal is gone: the end, unless `nohup` says otherwise.
+    Ends,
+}
 
 /// Signals that have come. A clone is the same.
 #[derive(Clone, Debug)]
@@ -18,9 +30,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From here on SIGINT and SIGTERM mean the end and SIGHUP a reload; a thread of its own takes
+    /// From here on SIGINT and SIGTERM mean the end, and SIGHUP that; a thread of its own takes
     /// them, since one that came to this thread would interrupt the verifier.
-    pub fn watch() -> Result<Self> {
+    pub fn watch(meaning: HangUp) -> Result<Self> {
         let signals = Self { stop: Arc::default(), reload: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listen = |kind| -> std::io::Result<Signal> {
@@ -29,15 +41,25 @@ impl Signals {
         };
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut hang_up = listen(SignalKind::hangup())?;
+        let hears = meaning == HangUp::Reloads || !is_hang_up_ignored();
+        let mut hang_up = hears.then(|| listen(SignalKind::hangup())).transpose()?;
         let Self { stop, reload } = signals.clone();
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
                 loop {
+                    let hung_up = async {
+                        match &mut hang_up {
+                            Some(signal) => signal.recv().await,
+                            None => std::future::pending().await,
+                        }
+                    };
                     tokio::select! {
                         _ = terminate.recv() => break,
                         _ = interrupt.recv() => break,
-                        _ = hang_up.recv() => reload.store(true, Ordering::Release),
+                        _ = hung_up => match meaning {
+                            HangUp::Reloads => reload.store(true, Ordering::Release),
+                            HangUp::Ends => break,
+                        },
                     }
                 }
             });
@@ -56,4 +78,13 @@ impl Signals {
     pub fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::AcqRel)
     }
+}
+
+/// Whether this process was started to ignore SIGHUP.
+fn is_hang_up_ignored() -> bool {
+    const BIT: u64 = 1 << (SignalKind::hangup().as_raw_value() - 1);
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    ignored.is_some_and(|set| set & BIT != 0)
 }

@@ -1,14 +1,17 @@
 //! `llmtrace discover` against real servers under load, and without one.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use llmtrace_tests::agent::{require_bpf, serial};
 use llmtrace_tests::client::{Request, load};
 use llmtrace_tests::paths;
-use llmtrace_tests::plan::Ask;
+use llmtrace_tests::plan::{Ask, Plan};
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
 use serde_json::Value;
@@ -62,4 +65,30 @@ fn servers_by_command_line_libraries_and_traffic() {
     let table = discover(&["--seconds", "0"]);
     let row = table.lines().find(|line| line.starts_with(&llama.id().to_string()));
     assert!(row.is_some_and(|row| row.contains("llama.cpp")), "{table}");
+}
+
+#[test]
+fn requests_that_are_under_way_count() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (port, stopped) = (server.port(), stop.clone());
+    // Streams that never end, one after the other: some begin while it watches.
+    let clients = thread::spawn(move || {
+        let plan = Plan { hang_after: Some(2), ..Plan::default() };
+        let request = Request::new("discover", &Ask { plan, ..Ask::default() }).encode();
+        let mut streams = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(&request).unwrap();
+            streams.push(stream);
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let servers: Value = serde_json::from_str(&discover(&["--json"])).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    clients.join().unwrap();
+    let found = find(&servers, server.id()).unwrap_or_else(|| panic!("{servers:#}"));
+    assert!(found["traffic"]["requests"].as_u64() > Some(0), "{found:#}");
 }

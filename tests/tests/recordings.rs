@@ -2,10 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use llmtrace_tests::agent::{Entry, require_bpf, serial};
 use llmtrace_tests::client::{Keep, Record, load, load_keeping};
+use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_same, hop};
 use llmtrace_tests::h2::Connection;
 use llmtrace_tests::mix;
@@ -16,8 +20,10 @@ use llmtrace_tests::recording::{
 };
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use rustix::process::Signal;
 
 const COUNT: usize = 50;
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Records the mix on a server.
 #[track_caller]
@@ -269,7 +275,7 @@ fn what_cannot_be_replayed_is_1_and_says_what_to_do() {
     ] {
         let mut command = std::process::Command::new(llmtrace_tests::paths::agent());
         let mut process = Process::spawn(command.arg("replay").arg(file));
-        let status = process.wait(std::time::Duration::from_secs(10));
+        let status = process.wait(Duration::from_secs(10));
         let printed = process.finish_output();
         assert_eq!(status.code(), Some(1), "{printed}");
         assert!(printed.contains(says), "{printed}");
@@ -277,9 +283,67 @@ fn what_cannot_be_replayed_is_1_and_says_what_to_do() {
     for args in [&["replay"][..], &["record"], &["record", "--redact", "--payload", "-o", "x"]] {
         let mut command = std::process::Command::new(llmtrace_tests::paths::agent());
         let mut process = Process::spawn(command.args(args));
-        let status = process.wait(std::time::Duration::from_secs(10));
+        let status = process.wait(Duration::from_secs(10));
         assert_eq!(status.code(), Some(2), "{args:?}: {}", process.finish_output());
     }
+}
+
+/// `llmtrace replay FILE --listen`, once it listens; SIGHUP as `env` is told.
+fn replay_that_serves(file: &Path, env: &str) -> Process {
+    let mut command = std::process::Command::new("env");
+    command.arg(env).arg(llmtrace_tests::paths::agent()).arg("replay").arg(file);
+    let process = Process::spawn(command.args(["--listen", "127.0.0.1:0"]));
+    wait_for("a replay that serves", LIMIT, || {
+        process.output().find(|line| line.starts_with("ready listen="))
+    });
+    process
+}
+
+/// A pcap file without a packet.
+fn empty_capture() -> Vec<u8> {
+    let words: [u32; 6] = [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 101];
+    words.map(u32::to_le_bytes).as_flattened().to_vec()
+}
+
+#[test]
+fn a_terminal_that_goes_is_the_end_unless_nohup_says_otherwise() {
+    let dir = TempDir::new();
+    let file = dir.join("empty.pcap");
+    fs::write(&file, empty_capture()).unwrap();
+    let mut process = replay_that_serves(&file, "--default-signal=HUP");
+    process.signal(Signal::HUP);
+    assert!(process.wait(LIMIT).success(), "{}", process.finish_output());
+
+    let mut process = replay_that_serves(&file, "--ignore-signal=HUP");
+    process.signal(Signal::HUP);
+    thread::sleep(Duration::from_millis(300));
+    assert!(process.try_wait().is_none(), "{}", process.finish_output());
+    process.signal(Signal::TERM);
+    assert!(process.wait(LIMIT).success(), "{}", process.finish_output());
+}
+
+#[test]
+fn a_replay_of_what_does_not_end_ends_by_a_signal() {
+    let dir = TempDir::new();
+    let pipe = dir.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let to = pipe.clone();
+    // As tcpdump would: a packet now and then, until nobody reads.
+    let writer = thread::spawn(move || {
+        let mut pipe = fs::File::options().write(true).open(to).unwrap();
+        let packet = [[0; 4], [0; 4], [4, 0, 0, 0], [4, 0, 0, 0], [0; 4]];
+        let mut next = empty_capture();
+        while pipe.write_all(&next).is_ok() {
+            next = packet.as_flattened().to_vec();
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let mut process = replay_that_serves(&pipe, "--default-signal=HUP");
+    process.signal(Signal::TERM);
+    let status = process.wait(LIMIT);
+    assert!(status.success(), "{}", process.finish_output());
+    writer.join().unwrap();
 }
 
 /// The same requests by tcpdump and by the client.

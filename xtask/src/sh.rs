@@ -157,8 +157,31 @@ pub fn as_root(program: impl AsRef<OsStr>, keep: &[&str]) -> Result<Command> {
 
 /// Writes only what differs, so that timestamps mean something.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    if std::fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
     std::fs::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_differ_is_not_written() {
+        let path = std::env::temp_dir().join(format!("xtask-write-{}", std::process::id()));
+        let changed = || std::fs::metadata(&path).and_then(|meta| meta.modified()).unwrap();
+        write(&path, "a").unwrap();
+        let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+        write(&path, "a").unwrap();
+        assert_eq!(changed(), long_ago);
+        write(&path, "b").unwrap();
+        assert!(changed() > long_ago);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "b");
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io::Write,
+    io::{self, Write},
     sync::Arc,
 };
 
@@ -74,7 +74,23 @@ impl Out {
 
     pub(super) fn flush(&mut self) {
         if let Some(log) = &mut self.log {
-            let _ = log.flush();
+            let flushed = log.flush();
+            self.logged(flushed);
+        }
+    }
+
+    /// The wall clock may have been set.
+    pub(super) fn set_wall_offset(&mut self, wall_offset: i64) {
+        if let Some(log) = &mut self.log {
+            log.set_wall_offset(wall_offset);
+        }
+    }
+
+    fn logged(&mut self, result: io::Result<()>) {
+        if let Err(e) = result
+            && !std::mem::replace(&mut self.log_failed, true)
+        {
+            log::error!("request log: {e}; further failures are not reported");
         }
     }
 
@@ -105,12 +121,9 @@ impl Sink for Out {
         if self.parts.len() < MAX_PARTS {
             self.parts.insert(peer.pid);
         }
-        if let Some(log) = &mut self.log
-            && let Err(e) = log.write(f, peer, &assessed)
-            && !self.log_failed
-        {
-            self.log_failed = true;
-            log::error!("request log: {e}; further failures are not reported");
+        if let Some(log) = &mut self.log {
+            let written = log.write(f, peer, &assessed);
+            self.logged(written);
         }
         self.watches.iter_mut().for_each(|watch| watch.finished(f, peer));
     }
@@ -136,5 +149,65 @@ impl Sink for Out {
 
     fn port(&mut self, pid: u32) -> Option<u16> {
         probe::target::only_port(pid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// Keeps what it is given, as long as there is room.
+    #[derive(Clone, Default)]
+    struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        full: bool,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn out(disk: &Disk) -> Out {
+        let lines: Box<dyn Write> = Box::new(io::BufWriter::new(disk.clone()));
+        Out::new(Metrics::default(), Some(RequestLog::new(lines, 0)))
+    }
+
+    fn finish(out: &mut Out) {
+        let peer = Peer { server: "s:1".into(), client: "".into(), pid: 1, tls: false };
+        out.finished(&Finished::new(Role::Server, 0), &peer);
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_when_lines_are_flushed() {
+        let mut out = out(&Disk { full: true, ..Disk::default() });
+        finish(&mut out);
+        out.flush();
+        assert!(out.log_failed, "no more lines have to come for that");
+    }
+
+    #[test]
+    fn lines_have_the_time_of_a_clock_that_was_set() {
+        let disk = Disk::default();
+        let mut out = out(&disk);
+        for wall_offset in [0, 1_700_000_000_000_000_000] {
+            out.set_wall_offset(wall_offset);
+            finish(&mut out);
+        }
+        out.flush();
+        let text = String::from_utf8(disk.bytes.lock().unwrap().clone()).unwrap();
+        let years: Vec<&str> = text.lines().map(|line| &line[..13]).collect();
+        assert_eq!(years, ["{\"time\":\"1970", "{\"time\":\"2023"]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llmtrace_common::config::{Loss, loss};
 
-use super::Agent;
+use super::{Agent, wall_offset};
 use crate::{
     kubernetes::Found,
     metrics::{Own, TargetInfo},
@@ -101,6 +101,10 @@ impl Agent {
         }
         self.out.metrics.set_own(own);
         self.out.metrics.tick(now);
+        // A recording has one clock, and its request log the same.
+        if self.tap.is_none() {
+            self.out.set_wall_offset(wall_offset());
+        }
         self.out.flush();
         if now >= self.next_usage {
             self.next_usage = now + USAGE_NS;

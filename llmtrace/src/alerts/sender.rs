@@ -82,15 +82,7 @@ impl Sender {
         resend: Duration,
     ) -> Result<Self> {
         let (queue, alerts) = sync_channel(QUEUE);
-        let thread = Thread {
-            agent: client::agent(receiver.timeout),
-            to: receiver.clone(),
-            metrics: metrics.clone(),
-            resend,
-            known: HashMap::new(),
-            backoff: Backoff::default(),
-            failing: false,
-        };
+        let thread = Thread::new(receiver.clone(), metrics.clone(), resend);
         let builder = std::thread::Builder::new().name("alerts".into());
         builder.spawn(move || thread.run(&alerts))?;
         Ok(Self { receiver, queue, metrics })
@@ -149,6 +141,18 @@ struct Known {
 }
 
 impl Thread {
+    fn new(to: Receiver, metrics: Metrics, resend: Duration) -> Self {
+        Self {
+            agent: client::agent(to.timeout),
+            to,
+            metrics,
+            resend,
+            known: HashMap::new(),
+            backoff: Backoff::default(),
+            failing: false,
+        }
+    }
+
     fn run(mut self, alerts: &std::sync::mpsc::Receiver<Alert>) {
         let mut due: Option<Instant> = None;
         loop {
@@ -203,11 +207,12 @@ impl Thread {
                 Alert { ends_at: Some(ends_at), ..known.alert.clone() }
             })
             .collect();
+        let mut refused = false;
         for batch in all.chunks(BATCH) {
             let Ok(body) = serde_json::to_vec(batch) else { continue };
             let posted = client::post(&self.agent, &self.to.url, &self.to.headers, &body);
             let count = batch.len() as u64;
-            let (why, wait) = match posted {
+            let (why, later) = match posted {
                 Posted::Taken(_) => {
                     self.metrics.notified(Sent::Ok, count);
                     for alert in batch {
@@ -218,15 +223,21 @@ impl Thread {
                     }
                     continue;
                 }
-                Posted::Later(after, why) => (why, self.backoff.next(after)),
-                Posted::Refused(why) => (why, self.backoff.next(None)),
+                Posted::Later(after, why) => (why, Some(after)),
+                // For what is in it: that says nothing of the other ones.
+                Posted::Refused(why) => (why, None),
             };
             self.metrics.notified(Sent::Failed, count);
-            if !self.failing {
-                self.failing = true;
+            if !std::mem::replace(&mut self.failing, true) {
                 log::warn!("alerts are not taken, trying again: {why}");
             }
-            return wait;
+            match later {
+                Some(after) => return self.backoff.next(after),
+                None => refused = true,
+            }
+        }
+        if refused {
+            return self.backoff.next(None);
         }
         if self.failing {
             self.failing = false;
@@ -234,5 +245,35 @@ impl Thread {
         }
         self.backoff.reset();
         self.resend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::receiver::receiver;
+
+    #[test]
+    fn what_is_refused_does_not_hold_up_the_others() {
+        let (url, got) = receiver(&[400]);
+        let config = config::Notify { alertmanager: Some(url), ..config::Notify::default() };
+        let to = Receiver::new(&config).unwrap().unwrap();
+        let mut thread = Thread::new(to, Metrics::default(), RESEND);
+        for n in 0..BATCH + 1 {
+            thread.take(Alert {
+                labels: [("server".to_owned(), format!("s{n}"))].into(),
+                annotations: BTreeMap::new(),
+                starts_at: String::new(),
+                ends_at: None,
+                generator_url: None,
+            });
+        }
+        let wait = thread.send();
+        let alerts = got.try_iter().map(|post| {
+            let list: Vec<serde_json::Value> = serde_json::from_slice(&post.body).unwrap();
+            list.len()
+        });
+        assert_eq!(alerts.collect::<Vec<_>>(), [BATCH, 1]);
+        assert_eq!(wait, Duration::from_secs(1), "the refused ones are tried again");
     }
 }

@@ -8,7 +8,7 @@ use super::{Anomaly, End, Event, Signal};
 use crate::config;
 use crate::llm::{Finished, Ns, Outcome, Peer, Running, Watch};
 
-/// Most combinations of server and model that are watched. One takes some 30 KiB.
+/// Most combinations of server and model that are watched. One takes some 36 KiB.
 pub const MAX_SERIES: usize = 200;
 /// Most names of a server under which it was asked for models that it calls otherwise.
 const MAX_ALIASES: usize = 64;

@@ -9,7 +9,7 @@ use super::interval::Gathered;
 use super::latch::{Latch, Step};
 use super::{Anomaly, End, Event, Offender, Severity, Signal, What};
 use crate::config;
-use crate::llm::{Finished, Ns, Outcome, Peer, Phase, Running};
+use crate::llm::{Finished, Ns, Outcome, Peer, Running};
 
 /// Without a sample for this long there is no anomaly.
 pub(super) const IDLE: Ns = 600_000_000_000;
@@ -83,15 +83,15 @@ impl Series {
         } else {
             f.output_tokens().map_or(0, |(n, _)| n)
         });
-        let gone = f.outcome == Outcome::ClientDisconnect(Phase::BeforeFirstToken);
-        let since = |t: Ns| t.saturating_sub(f.start) as f64 / NS;
         for watched in &mut self.signals {
             let time = match watched.signal {
-                Signal::Ttft => f.first_token.filter(|_| !gone).map(since),
+                Signal::Ttft => f.time_to_first_token().map(seconds),
                 Signal::Itl => per_token(f),
                 // How long the others lasted says nothing of the server.
-                Signal::E2e => (f.outcome == Outcome::Success).then(|| since(f.end)),
-                Signal::Stall => f.max_stall.map(|t| t as f64 / NS),
+                Signal::E2e => {
+                    (f.outcome == Outcome::Success).then(|| seconds(f.end.saturating_sub(f.start)))
+                }
+                Signal::Stall => f.max_stall.map(seconds),
                 Signal::ErrorRatio => {
                     let failed = failed(f);
                     watched.gathered.share(failed, || Offender::finished(f, peer, 1.0));
@@ -130,7 +130,7 @@ impl Series {
         };
         let wait = now.saturating_sub(since);
         if wait >= MIN_WAIT {
-            self.waiting.push((signal, Offender::running(r, peer, wait as f64 / NS)));
+            self.waiting.push((signal, Offender::running(r, peer, seconds(wait))));
         }
     }
 
@@ -387,8 +387,9 @@ fn failed(f: &Finished) -> bool {
 
 /// Seconds per output token after the first event's.
 fn per_token(f: &Finished) -> Option<f64> {
-    let (first, last) = f.first_token.zip(f.last_token)?;
-    let (n, _) = f.output_tokens()?;
-    let n = n.checked_sub(f.first_tokens.into()).filter(|n| *n > 0)?;
-    Some(last.saturating_sub(first) as f64 / NS / n as f64)
+    f.per_output_token().map(seconds)
+}
+
+fn seconds(t: Ns) -> f64 {
+    t as f64 / NS
 }

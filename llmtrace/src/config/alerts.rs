@@ -175,6 +175,13 @@ impl Notify {
         if let Some(url) = &self.alertmanager {
             super::check_url("notify.alertmanager", url)?;
         }
+        if let Some(url) = &self.generator_url {
+            super::check_url("notify.generator-url", url)?;
+        }
+        let fine = Duration::from_millis(100)..=Duration::from_secs(3_600);
+        if self.timeout.is_some_and(|timeout| !fine.contains(&timeout)) {
+            return Err("notify.timeout has to be from 100ms to 1h".into());
+        }
         if self.username.is_some() != self.password_file.is_some() {
             return Err("notify.username and notify.password-file go together".into());
         }

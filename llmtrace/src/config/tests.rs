@@ -59,6 +59,8 @@ fn mistakes_are_told() {
         ("share", "[anomaly]\nquantile = 1.0\n", "quantile has to be between 0 and 1"),
         ("raise", "[anomaly]\nraise = 6\n", "raise <= raise-of"),
         ("url", "[notify]\nalertmanager = 'am:9093'\n", "no URL such as"),
+        ("source", "[notify]\ngenerator-url = 'grafana'\n", "generator-url is no URL such as"),
+        ("patience", "[notify]\ntimeout = 0\n", "timeout has to be from 100ms to 1h"),
         ("secret", "[notify]\nusername = 'a'\n", "go together"),
         ("label", "[notify]\nlabels = { 1a = 'x' }\n", "no name of a label"),
         ("otlp", "[otlp]\ninterval = '1ms'\n", "from 100ms to 1h"),

@@ -22,17 +22,14 @@ impl Traced {
     pub fn new(f: &Finished) -> Self {
         let (outcome, phase) = (labels::outcome(f.outcome), labels::phase(f.outcome));
         let tokens = f.output_tokens().map_or(0, |(n, _)| n);
-        let decode = f.first_token.zip(f.last_token).map(|(a, b)| b.saturating_sub(a));
         Self {
             id: f.user_agent.as_deref().and_then(|a| a.rsplit_once('/')?.1.parse().ok()),
             outcome,
             phase,
             output_tokens: tokens,
             status: f.status,
-            ttft_ns: f.first_token.map(|t| t.saturating_sub(f.start)),
-            tpot_ns: decode
-                .zip(tokens.checked_sub(u64::from(f.first_tokens)).filter(|n| *n > 0))
-                .map(|(ns, n)| ns / n),
+            ttft_ns: f.time_to_first_token(),
+            tpot_ns: f.per_output_token(),
             first_token_ns: f.first_token,
         }
     }

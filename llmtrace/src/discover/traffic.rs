@@ -90,7 +90,9 @@ pub(super) fn watch(seconds: u64) -> Result<All> {
     while Instant::now() < end {
         agent.step()?;
     }
-    agent.stop();
+    // Not stopped: for an agent that is, nothing is under way. What the ring holds of the last
+    // milliseconds is not waited for.
+    drop(agent);
     let mut all = all.lock().map(|all| all.clone()).unwrap_or_default();
     for (pid, running) in last.lock().map(|last| last.clone()).unwrap_or_default() {
         all.entry(pid).or_default().requests += running;

@@ -21,6 +21,7 @@ mod summary;
 mod tests;
 mod watcher;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::llm::{Ns, Watch};
@@ -36,12 +37,14 @@ pub use summary::{Rates, Summary, Total, WINDOWS, Windows};
 use second::Ring;
 
 const SECOND: Ns = 1_000_000_000;
+/// What the wall clock differs by is a clock that was set; less is how long it takes to read two.
+const CLOCK_SET: u64 = 10_000_000;
 
 /// The last ten minutes; a clone is the same one.
 #[derive(Clone, Debug)]
 pub struct Live {
     shared: Arc<Mutex<Shared>>,
-    wall_offset: i64,
+    wall_offset: Arc<AtomicI64>,
 }
 
 /// What is published.
@@ -60,7 +63,18 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 impl Live {
     /// `wall_offset`: nanoseconds since the Unix epoch, less those of the clock of [`Ns`].
     pub fn new(wall_offset: i64) -> Self {
-        Self { shared: Arc::default(), wall_offset }
+        Self { shared: Arc::default(), wall_offset: Arc::new(wall_offset.into()) }
+    }
+
+    /// The wall clock may have been set.
+    pub fn set_wall_offset(&self, wall_offset: i64) {
+        if wall_offset.abs_diff(self.offset()) >= CLOCK_SET {
+            self.wall_offset.store(wall_offset, Ordering::Relaxed);
+        }
+    }
+
+    fn offset(&self) -> i64 {
+        self.wall_offset.load(Ordering::Relaxed)
     }
 
     /// For the agent, once.
@@ -81,7 +95,7 @@ impl Live {
     /// Every second of the last `seconds`, in total and of the busiest series.
     pub fn history(&self, now: Ns, seconds: u64) -> History {
         let snapshot = lock(&self.shared).ring.snapshot();
-        history::history(&snapshot, now, self.wall_offset, seconds)
+        history::history(&snapshot, now, self.offset(), seconds)
     }
 
     /// The requests that run, as of the last look: half a second ago, unless the agent is late.
@@ -97,7 +111,7 @@ impl Live {
 
     /// Seconds since the Unix epoch.
     pub fn unix(&self, t: Ns) -> f64 {
-        unix(t, self.wall_offset)
+        unix(t, self.offset())
     }
 }
 

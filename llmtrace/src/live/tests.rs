@@ -275,6 +275,18 @@ fn series_are_told_apart_and_added_up() {
 }
 
 #[test]
+fn the_wall_clock_may_be_set() {
+    let bench = Bench::new();
+    let before = bench.live.unix(bench.now);
+    let offset = 1_700_000_000 * SECOND as i64 - BEGIN as i64;
+    // Two clocks that are read one after the other are never the same distance apart.
+    bench.live.set_wall_offset(offset + 700);
+    assert_eq!(bench.live.unix(bench.now), before);
+    bench.live.clone().set_wall_offset(offset + 3_600 * SECOND as i64);
+    assert_eq!(bench.live.unix(bench.now), before + 3_600.0);
+}
+
+#[test]
 fn names_from_the_wire_are_bounded() {
     let mut b = Bench::new();
     // A client that asks for models that nobody has makes no series.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::cost::{Costs, Meter};
 use super::hist::{COST, FIRST, Hist, NANO, RATIO, RATIO_UNIT, TOKENS};
 use super::labels::{self, Capped, MAX_MODELS, MAX_SERVERS};
-use super::policy::{Bounds, Policy};
+use super::policy::{Bounds, Cost, Policy};
 use super::sent::Outgoing;
 use super::slo::{self, Judged, SLOS};
 use super::{Assessed, Own, Peer, TargetUse};
@@ -185,9 +185,8 @@ impl State {
     /// Time passes.
     pub(super) fn pass(&mut self, t: Ns) {
         self.now = self.now.max(t);
-        if let Some(cost) = &self.policy.cost {
-            self.meter.advance(self.now, cost.rate());
-        }
+        // Without prices as well: time for which there were none is not to be paid later.
+        self.meter.advance(self.now, self.policy.cost.as_ref().map_or(0.0, Cost::rate));
         if self.now >= self.next_expiry {
             self.next_expiry = self.now.saturating_add(EXPIRE_NS);
             self.expire();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::llm::{Finished, Ns, Operation, Outcome, Peer, Phase, Role, Usage};
+use crate::llm::{Finished, Ns, Operation, Outcome, Peer, Role, Usage};
 
 #[derive(Clone, Debug)]
 pub(super) struct Done {
@@ -19,10 +19,10 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     pub(super) finish_reason: Option<Box<str>>,
     pub(super) start: Ns,
+    /// None as well if the client did not stay for it.
     pub(super) first_token: Option<Ns>,
-    pub(super) last_token: Option<Ns>,
+    per_token: Option<Ns>,
     pub(super) end: Ns,
-    pub(super) first_tokens: u32,
     pub(super) usage: Usage,
     pub(super) output_tokens: Option<u64>,
     pub(super) user_agent: Option<Box<str>>,
@@ -50,10 +50,9 @@ impl Done {
             outcome: f.outcome,
             finish_reason: f.finish_reason.clone(),
             start: f.start,
-            first_token: f.first_token,
-            last_token: f.last_token,
+            first_token: f.first_token.filter(|_| f.time_to_first_token().is_some()),
+            per_token: f.per_output_token(),
             end: f.end,
-            first_tokens: f.first_tokens,
             usage: f.usage,
             output_tokens: f.output_tokens().map(|(n, _)| n),
             user_agent: f.user_agent.clone(),
@@ -74,17 +73,14 @@ impl Done {
         self.since(self.end)
     }
 
-    /// Seconds; a first token that the client did not stay for is none.
+    /// Seconds.
     pub(super) fn ttft(&self) -> Option<f64> {
-        let gone = self.outcome == Outcome::ClientDisconnect(Phase::BeforeFirstToken);
-        self.first_token.filter(|_| !gone).map(|t| self.since(t))
+        self.first_token.map(|t| self.since(t))
     }
 
     /// Seconds per output token after the first event's.
     pub(super) fn per_token(&self) -> Option<f64> {
-        let (first, last) = self.first_token.zip(self.last_token)?;
-        let n = self.output_tokens?.checked_sub(self.first_tokens.into()).filter(|n| *n > 0)?;
-        Some(last.saturating_sub(first) as f64 / 1e9 / n as f64)
+        self.per_token.map(|t| t as f64 / 1e9)
     }
 
     /// `error.type`: the status, or how it ended.

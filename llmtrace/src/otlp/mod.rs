@@ -74,11 +74,8 @@ impl Watch for Otlp {
         match queue.try_send(Done::new(f, peer)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.metrics.exported(
-                    if self.spans { "spans" } else { "metrics" },
-                    Sent::Dropped,
-                    1,
-                );
+                let signal = if self.spans { sender::SPANS } else { sender::METRICS };
+                self.metrics.exported(signal, Sent::Dropped, 1);
             }
         }
     }

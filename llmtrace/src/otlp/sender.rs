@@ -45,6 +45,9 @@ const MAX_SPANS: usize = 4_096;
 const DELAY: Duration = Duration::from_secs(2);
 /// Most services that have metrics of their own.
 const MAX_SERVICES: usize = 100;
+/// Signals, as the metrics have them.
+pub(super) const SPANS: &str = "spans";
+pub(super) const METRICS: &str = "metrics";
 /// What clients and servers beyond those are.
 const OWN_SERVICE: &str = "llmtrace";
 
@@ -60,7 +63,13 @@ pub(super) struct Sender {
     spans_due: Option<Instant>,
     metrics_due: Instant,
     /// By signal: one that is refused must not hold up the other.
-    backoff: BTreeMap<&'static str, Backoff>,
+    state: BTreeMap<&'static str, State>,
+}
+
+/// How it goes with a signal.
+#[derive(Debug, Default)]
+struct State {
+    backoff: Backoff,
     failing: bool,
 }
 
@@ -82,8 +91,7 @@ impl Sender {
             spans: Vec::new(),
             points: BTreeMap::new(),
             spans_due: None,
-            backoff: BTreeMap::new(),
-            failing: false,
+            state: BTreeMap::new(),
         }
     }
 
@@ -110,7 +118,7 @@ impl Sender {
             }
             if !more {
                 // Nobody tries these again.
-                self.metrics.exported("spans", Sent::Dropped, self.spans.len() as u64);
+                self.metrics.exported(SPANS, Sent::Dropped, self.spans.len() as u64);
                 return;
             }
         }
@@ -130,13 +138,14 @@ impl Sender {
         }
         let Some(ids) = ids else { return };
         if self.spans.len() >= MAX_SPANS {
-            self.metrics.exported("spans", Sent::Dropped, 1);
+            self.metrics.exported(SPANS, Sent::Dropped, 1);
             return;
         }
         self.spans.push((service, span::span(done, &ids, wall_offset)));
         let now = Instant::now();
         let due = *self.spans_due.get_or_insert(now + DELAY);
-        if self.spans.len() >= BATCH && !self.failing {
+        let failing = self.state.get(SPANS).is_some_and(|state| state.failing);
+        if self.spans.len() >= BATCH && !failing {
             self.spans_due = Some(due.min(now));
         }
     }
@@ -197,7 +206,7 @@ impl Sender {
                 let answer = ExportTraceServiceResponse::decode(answer).ok()?;
                 answer.partial_success.map(|p| p.rejected_spans)
             };
-            match self.post(&url, &body, "spans", count as u64, rejected) {
+            match self.post(&url, &body, SPANS, count as u64, rejected) {
                 None => drop(self.spans.drain(..count)),
                 Some(wait) => {
                     self.spans_due = Some(Instant::now() + wait);
@@ -234,7 +243,7 @@ impl Sender {
             let answer = ExportMetricsServiceResponse::decode(answer).ok()?;
             answer.partial_success.map(|p| p.rejected_data_points)
         };
-        if let Some(wait) = self.post(&url, &body, "metrics", count as u64, rejected) {
+        if let Some(wait) = self.post(&url, &body, METRICS, count as u64, rejected) {
             self.metrics_due = self.metrics_due.min(Instant::now() + wait);
         }
     }
@@ -255,10 +264,11 @@ impl Sender {
                 let rejected = rejected.min(count);
                 self.metrics.exported(signal, Sent::Ok, count - rejected);
                 self.metrics.exported(signal, Sent::Dropped, rejected);
-                if std::mem::take(&mut self.failing) {
+                let state = self.state.entry(signal).or_default();
+                if std::mem::take(&mut state.failing) {
                     log::info!("OTLP: {url} takes {signal} again");
                 }
-                self.backoff.entry(signal).or_default().reset();
+                state.backoff.reset();
                 None
             }
             Posted::Refused(why) => {
@@ -269,13 +279,13 @@ impl Sender {
             Posted::Later(after, why) => {
                 self.metrics.exported(signal, Sent::Failed, count);
                 self.say_failing(url, signal, &why);
-                Some(self.backoff.entry(signal).or_default().next(after))
+                Some(self.state.entry(signal).or_default().backoff.next(after))
             }
         }
     }
 
-    fn say_failing(&mut self, url: &str, signal: &str, why: &str) {
-        if !std::mem::replace(&mut self.failing, true) {
+    fn say_failing(&mut self, url: &str, signal: &'static str, why: &str) {
+        if !std::mem::replace(&mut self.state.entry(signal).or_default().failing, true) {
             log::warn!("OTLP: {url} does not take {signal}: {why}");
         }
     }
@@ -297,4 +307,30 @@ fn scope() -> Option<InstrumentationScope> {
         version,
         ..InstrumentationScope::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::receiver::receiver;
+    use crate::config;
+    use crate::llm::{Finished, Outcome, Peer};
+
+    #[test]
+    fn metrics_that_are_refused_do_not_hold_up_spans() {
+        let (url, _got) = receiver(&[404]);
+        let settings = Settings::by(&config::Otlp::default(), Some(&url), |_| None);
+        let mut sender = Sender::new(settings.unwrap().unwrap(), Metrics::default(), || 0);
+        let peer = Peer { server: "s:1".into(), client: "".into(), pid: 1, tls: false };
+        let f = Finished { outcome: Outcome::Success, ..Finished::new(Role::Server, 0) };
+        let done = Done::new(&f, &peer);
+        sender.take(&done);
+        sender.send_metrics();
+        assert!(sender.state.get(METRICS).is_some_and(|state| state.failing));
+        (1..BATCH).for_each(|_| sender.take(&done));
+        // Enough for a request: nothing is waited for.
+        assert!(sender.spans_due.is_some_and(|due| due <= Instant::now()));
+        sender.send_spans();
+        assert!(sender.spans.is_empty());
+    }
 }

@@ -84,7 +84,7 @@ pub(super) fn span(d: &Done, ids: &Ids, wall_offset: i64) -> Span {
         start_time_unix_nano: wall(d.start),
         end_time_unix_nano: wall(d.end),
         attributes: attributes(d),
-        events: d.ttft().and(d.first_token).map(|at| event(at, FIRST_TOKEN)).into_iter().collect(),
+        events: d.first_token.map(|at| event(at, FIRST_TOKEN)).into_iter().collect(),
         status: Some(status(d)),
         ..Span::default()
     }

@@ -157,7 +157,7 @@ impl Link {
         match &mut self.protocol {
             Protocol::Http1(http1) => http1.flow.open.iter_mut().for_each(|p| p.running(on)),
             Protocol::Http2(http2) => http2.running(on),
-            Protocol::WebSocket(ws) => ws.running(self.shared.peer.as_ref(), on),
+            Protocol::WebSocket(ws) => ws.running(on),
             Protocol::Unknown(_) | Protocol::Silent => {}
         }
     }

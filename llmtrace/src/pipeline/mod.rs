@@ -13,32 +13,34 @@ mod counts;
 mod cx;
 mod early;
 mod ending;
+mod events;
 mod h1;
 mod h2;
 mod held;
 mod label;
+mod late;
 mod link;
 mod pending;
+mod sink;
 mod start;
 #[cfg(test)]
 mod tests;
 mod ws;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
 pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
 pub use held::LONG_WRITE_NS;
 pub use label::MAX_LABEL;
+pub use sink::Sink;
 
-use crate::conn::{Entry, HOLD_NS, Slot, Stream, Table};
-use crate::llm::{Finished, Peer, Role, Running, Settings};
-use crate::record::{
-    Address, Data, Direction, EndReason, Ns, Open, Process, Reached, Record, SockId,
-};
+use crate::conn::{Entry, Slot, Stream, Table};
+use crate::llm::{Peer, Running, Settings};
+use crate::record::{Data, Direction, Ns, Record, SockId};
 use cx::{Cx, Meta};
+use late::End;
 use link::{Link, opposite};
 
 /// Response bytes of one connection that wait for their request.
@@ -53,43 +55,10 @@ pub const QUIET_NS: Ns = 1_000_000_000;
 pub const IDLE_NS: Ns = 600_000_000_000;
 /// Verdicts kept for the caller.
 pub const MAX_VERDICTS: usize = 4096;
-/// Ends that wait for records that are late.
-const MAX_ENDS: usize = 8192;
 /// Connections that wait for records that are late; past it nothing waits.
 const MAX_WAITING: usize = 1024;
-/// How often records alone drive what waits.
-const LATE_NS: Ns = 10_000_000;
 /// Connections looked at in one tick for their age.
 const SWEEP: usize = 1024;
-
-/// Where the results go, and who knows names.
-pub trait Sink {
-    /// An LLM request's head has come.
-    fn started(&mut self, role: Role, server: &Arc<str>, endpoint: &'static str);
-
-    /// The same, for who asks when its first byte came.
-    fn started_at(&mut self, _t: Ns, role: Role, server: &Arc<str>, endpoint: &'static str) {
-        self.started(role, server, endpoint);
-    }
-
-    /// An exchange that was started is over. Called once for each, unless the pipeline stops.
-    fn finished(&mut self, f: &Finished, peer: &Peer);
-
-    /// What to call a process.
-    fn name(&mut self, _pid: u32, comm: &str) -> Arc<str> {
-        comm.into()
-    }
-
-    /// The port that a process listens on, if there is just one: for a connection without addresses.
-    fn port(&mut self, _pid: u32) -> Option<u16> {
-        None
-    }
-
-    /// The whole label of the server at a remote address.
-    fn remote(&mut self, _addr: &Address) -> Option<Arc<str>> {
-        None
-    }
-}
 
 /// Everything between the ring and the metrics.
 #[derive(Debug)]
@@ -107,15 +76,6 @@ pub struct Pipeline {
     /// The latest time seen.
     now: Ns,
     next_late: Ns,
-}
-
-#[derive(Debug)]
-struct End {
-    due: Ns,
-    id: SockId,
-    at: Ns,
-    reason: EndReason,
-    reached: Option<Reached>,
 }
 
 impl Pipeline {
@@ -325,196 +285,9 @@ impl Pipeline {
         link.silence();
     }
 
-    #[cold]
-    fn other(&mut self, rec: &Record<'_>, sink: &mut impl Sink) {
-        let (kind, at) = match rec {
-            Record::Data(data) => return self.data(data, sink),
-            Record::Open(open) => (2, open.at),
-            Record::End { at, .. } => (3, *at),
-            Record::Silenced { at, .. } => (4, *at),
-            Record::Process { at, .. } => (5, *at),
-            Record::Arrived { at, .. } => (6, *at),
-            Record::Refused { at, .. } => (7, *at),
-        };
-        self.counts.records[kind] += 1;
-        self.now = self.now.max(at);
-        self.late(sink);
-        match rec {
-            Record::Open(open) => self.open(open, sink),
-            Record::End { id, at, reason, reached, .. } => {
-                self.end(
-                    End { due: 0, id: *id, at: *at, reason: *reason, reached: *reached },
-                    sink,
-                );
-            }
-            Record::Silenced { id, sniffed, .. } => {
-                if let Some(slot) = self.table.find(*id) {
-                    let verdict = match sniffed {
-                        crate::record::Sniffed::Tls => Verdict::Tls,
-                        crate::record::Sniffed::Other => Verdict::Other,
-                    };
-                    self.silence(slot, verdict, sink);
-                }
-            }
-            Record::Process { event: Process::Exit { pid }, at } => {
-                let table = &mut self.table;
-                let mut of_pid = self.unix.iter().copied().collect::<Vec<_>>();
-                of_pid.retain(|&id| {
-                    let slot = table.find(id);
-                    slot.and_then(|s| table.get(s)).is_some_and(|(e, _)| e.pid == *pid)
-                });
-                of_pid.sort_unstable();
-                for id in of_pid {
-                    let reason = EndReason::Closed;
-                    self.end(End { due: 0, id, at: *at, reason, reached: None }, sink);
-                }
-            }
-            Record::Arrived { id, arrived, at } => {
-                if let Some(link) = self.link(*id) {
-                    link.arrived(*arrived, *at);
-                }
-            }
-            Record::Refused { id, at, .. } => {
-                if let Some(link) = self.link(*id) {
-                    link.refused(*at);
-                }
-            }
-            Record::Data(_) | Record::Process { .. } => {}
-        }
-    }
-
-    fn link(&mut self, id: SockId) -> Option<&mut Link> {
-        let slot = self.table.find(id)?;
-        self.table.get(slot).map(|(entry, _)| &mut entry.state)
-    }
-
-    fn open(&mut self, open: &Open, sink: &mut impl Sink) {
-        let slot = self.table.open(open);
-        if let Some((entry, _)) = self.table.get(slot) {
-            // Named again: addresses may have become known.
-            entry.state.forget_peer();
-        }
-        let by_tcp = |a: &Address| matches!(a, Address::Ip(_));
-        if by_tcp(&open.local) && by_tcp(&open.remote) {
-            // A TLS connection that had no addresses before.
-            self.unix.remove(&open.id);
-        } else {
-            self.unix.insert(open.id);
-        }
-        if self.table.has_evicted() {
-            self.evicted(sink);
-        }
-    }
-
-    /// An end waits as long as there is something that a late record could still complete.
-    fn end(&mut self, mut end: End, sink: &mut impl Sink) {
-        let End { id, at, reason, .. } = end;
-        let Some((entry, _)) = self.table.find(id).and_then(|s| self.table.get(s)) else { return };
-        if entry.state.is_silent() {
-            end.reached = None;
-        }
-        let lacks = end.reached.is_some_and(|reached| entry.lacks(reached));
-        let settled = !entry.state.busy() && !entry.waits() && !entry.state.waits() && !lacks;
-        // The first end decides: what answers an end that waits, as a client's FIN answers the
-        // server's, waits behind it.
-        let noted = entry.state.only_notes(reason)
-            && (settled || !self.ends.iter().any(|end| end.id == id && end.at <= at));
-        if noted || settled {
-            return self.apply(&end, sink);
-        }
-        end.due = self.now.saturating_add(HOLD_NS);
-        self.ends.push_back(end);
-        if self.ends.len() > MAX_ENDS
-            && let Some(end) = self.ends.pop_front()
-        {
-            self.counts.ends_early += 1;
-            self.apply(&end, sink);
-        }
-    }
-
-    fn apply(&mut self, end: &End, sink: &mut impl Sink) {
-        let End { id, at, reason, reached, .. } = *end;
-        let Some(slot) = self.table.find(id) else { return };
-        if self.table.get(slot).is_some_and(|(e, _)| !e.state.only_notes(reason)) {
-            self.settle(id, true, sink);
-            if let Some(reached) = reached {
-                self.ends_at(slot, reached, at, sink);
-            }
-        }
-        let Some((entry, _)) = self.table.get(slot) else { return };
-        let (.., link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        link.end(reason, at, &mut cx);
-        if reason == EndReason::Closed {
-            self.remove(id);
-        }
-    }
-
-    /// Both streams end there: what is missing before that will not come.
-    fn ends_at(&mut self, slot: Slot, end: Reached, at: Ns, sink: &mut impl Sink) {
-        let Some((entry, shared)) = self.table.get(slot) else { return };
-        if entry.state.is_silent() || !entry.lacks(end) {
-            return;
-        }
-        let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        read.ends(end.read, at, shared, &mut |p| link.piece(Direction::Read, p, &mut cx));
-        write.ends(end.written, at, shared, &mut |p| link.piece(Direction::Write, p, &mut cx));
-    }
-
     fn remove(&mut self, id: SockId) -> Option<Box<Entry<Link>>> {
         self.unix.remove(&id);
         self.table.remove(id)
-    }
-
-    /// What waited long enough.
-    #[cold]
-    fn late(&mut self, sink: &mut impl Sink) {
-        self.next_late = self.now.saturating_add(LATE_NS);
-        if !self.waiting.is_empty() {
-            let mut waiting = std::mem::take(&mut self.waiting);
-            waiting.retain(|&id| self.settle(id, false, sink));
-            waiting.append(&mut self.waiting);
-            self.waiting = waiting;
-        }
-        while self.ends.front().is_some_and(|e| e.due <= self.now)
-            && let Some(end) = self.ends.pop_front()
-        {
-            self.apply(&end, sink);
-        }
-    }
-
-    /// Hands on what a connection held back, all of it or what did so for too long. Whether it
-    /// holds something back still.
-    fn settle(&mut self, id: SockId, all: bool, sink: &mut impl Sink) -> bool {
-        let now = self.now;
-        let Some(slot) = self.table.find(id) else { return false };
-        let Some((entry, shared)) = self.table.get(slot) else { return false };
-        let (read, write, link, mut cx) = parts(entry, &self.settings, &mut self.counts, sink);
-        // What was asked before what was answered.
-        let asks = link.request_direction();
-        for direction in [asks, opposite(asks)] {
-            let stream = if direction == Direction::Read { &mut *read } else { &mut *write };
-            let mut piece = |piece: crate::conn::Piece<'_>| link.piece(direction, piece, &mut cx);
-            if all {
-                stream.flush(shared, &mut piece);
-            } else {
-                stream.tick(now, shared, &mut piece);
-            }
-        }
-        if all {
-            link.drop_early(&mut cx);
-        } else {
-            link.tick(now, &mut cx);
-        }
-        let verdict = cx.verdict;
-        let waits = read.waits() || write.waits() || link.waits();
-        if !all {
-            link.listed = waits;
-        }
-        if let Some(verdict) = verdict {
-            self.silence(slot, verdict, sink);
-            self.verdict(id);
-        }
-        waits
     }
 }
 

@@ -1,8 +1,10 @@
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::*;
-use crate::llm::Outcome;
-use crate::record::{Position, Sniffed};
+use crate::conn::HOLD_NS;
+use crate::llm::{Finished, Outcome, Role};
+use crate::record::{Address, EndReason, Open, Position, Process, Reached, Sniffed};
 
 mod ends;
 mod h2;
@@ -46,6 +48,8 @@ fn done() -> String {
 #[derive(Default)]
 struct Log {
     started: usize,
+    /// Who served what began.
+    servers: Vec<Arc<str>>,
     finished: Vec<(Finished, Peer)>,
 }
 
@@ -53,6 +57,7 @@ impl Sink for Log {
     fn started(&mut self, _: Role, server: &Arc<str>, endpoint: &'static str) {
         assert!(!server.is_empty() && !endpoint.is_empty());
         self.started += 1;
+        self.servers.push(server.clone());
     }
 
     fn finished(&mut self, f: &Finished, peer: &Peer) {

@@ -16,6 +16,9 @@ pub(super) struct WebSocket {
     client: Parser,
     server: Parser,
     session: Box<Session>,
+    /// As both ends were called when the oldest response that is open began, so that what was
+    /// counted up is counted down.
+    peer: Option<Peer>,
 }
 
 impl WebSocket {
@@ -25,6 +28,7 @@ impl WebSocket {
             client: Parser::new(deflate, client_resets),
             server: Parser::new(deflate, server_resets),
             session,
+            peer: None,
         }
     }
 
@@ -34,8 +38,8 @@ impl WebSocket {
     }
 
     /// Each of those.
-    pub fn running(&mut self, peer: Option<&Peer>, on: &mut impl FnMut(Running<'_>, &Peer)) {
-        let Some(peer) = peer else { return };
+    pub fn running(&mut self, on: &mut impl FnMut(Running<'_>, &Peer)) {
+        let Some(peer) = &self.peer else { return };
         for exchange in self.session.exchanges() {
             if let Some(running) = exchange.running() {
                 on(running, peer);
@@ -54,11 +58,12 @@ impl WebSocket {
         let t = time(direction, piece);
         let role = shared.role;
         let from = if direction == request_direction(role) { From::Client } else { From::Server };
-        let Self { client, server, session } = self;
+        let Self { client, server, session, peer } = self;
         let parser = if from == From::Client { client } else { server };
         let settings = cx.settings;
         let endpoint = session.endpoint();
-        let mut tell = Teller { shared, endpoint, lost: Lost::ResponseGap, cx };
+        let mut tell =
+            Teller { shared, open: session.open(), peer, endpoint, lost: Lost::ResponseGap, cx };
         let mut on = |event: Event<'_>| match event {
             Event::Start { .. } => session.begin(from, t),
             Event::Data(bytes) => session.data(from, bytes),
@@ -112,16 +117,21 @@ impl WebSocket {
         cx: &mut Cx<'_, K>,
         how: impl FnMut(&mut Exchange),
     ) {
-        let endpoint = self.session.endpoint();
+        let Self { session, peer, .. } = self;
+        let endpoint = session.endpoint();
         let lost = lost.unwrap_or(Lost::Unknown);
-        let mut tell = Teller { shared, endpoint, lost, cx };
-        self.session.end_all(how, |act| tell.act(act));
+        let mut tell = Teller { shared, open: session.open(), peer, endpoint, lost, cx };
+        session.end_all(how, |act| tell.act(act));
     }
 }
 
 /// Passes on what became of responses.
 struct Teller<'t, 'c, K> {
     shared: &'t mut Shared,
+    /// Responses that are open.
+    open: usize,
+    /// [`WebSocket::peer`].
+    peer: &'t mut Option<Peer>,
     endpoint: &'static str,
     lost: Lost,
     cx: &'t mut Cx<'c, K>,
@@ -129,17 +139,22 @@ struct Teller<'t, 'c, K> {
 
 impl<K: Sink> Teller<'_, '_, K> {
     fn act(&mut self, act: Act) {
-        let Shared { role, peer, .. } = &mut *self.shared;
-        let peer: Peer = self.cx.peer(*role, peer).clone();
+        let Shared { role, peer: known, .. } = &mut *self.shared;
+        if self.open == 0 {
+            *self.peer = None;
+        }
+        let peer = self.peer.get_or_insert_with(|| self.cx.peer(*role, known).clone());
         match act {
             Act::Started(t) => {
+                self.open += 1;
                 self.cx.counts.started += 1;
                 self.cx.sink.started_at(t, *role, &peer.server, self.endpoint);
             }
             Act::Finished(finished) => {
+                self.open = self.open.saturating_sub(1);
                 self.cx.counts.finished += 1;
                 let lost = (finished.outcome == Outcome::Incomplete).then_some(self.lost);
-                self.cx.over(&finished, lost, &peer);
+                self.cx.over(&finished, lost, peer);
             }
         }
     }

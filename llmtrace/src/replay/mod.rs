@@ -35,10 +35,13 @@ use crate::{
     probe::clock::monotonic_ns,
     recording::{Reader, read::ReadError},
     serve,
-    signals::Signals,
+    signals::{HangUp, Signals},
 };
 
 type Stdout = BufWriter<io::Stdout>;
+
+/// Most names of processes that are remembered; a file may have one for every number there is.
+const MAX_NAMES: usize = 65_536;
 
 /// Where exchanges go.
 enum Print {
@@ -88,6 +91,10 @@ impl Sink for Out {
 
 impl Hear for Out {
     fn process(&mut self, pid: u32, name: String) {
+        if self.names.len() >= MAX_NAMES && !self.names.contains_key(&pid) {
+            // As after a loss: processes have the names that connections come with.
+            self.names.clear();
+        }
         self.names.insert(pid, name.into());
     }
 
@@ -123,7 +130,7 @@ pub fn run(args: &ReplayArgs) -> Result<()> {
     let mut reader = Reader::new(input).map_err(|e| explain(e, &args.file))?;
     while reader.step(|found| feed.found(found, &mut out)).map_err(|e| explain(e, &args.file))? {
         bar.set_position(reader.position());
-        if out.failed.is_some() {
+        if out.failed.is_some() || endpoint.as_ref().is_some_and(|e| e.signals.stopped()) {
             break;
         }
     }
@@ -223,7 +230,7 @@ struct Endpoint {
 
 impl Endpoint {
     fn start(listen: std::net::SocketAddr, metrics: &Metrics) -> Result<Self> {
-        let signals = Signals::watch()?;
+        let signals = Signals::watch(HangUp::Ends)?;
         let state = serve::State {
             anomalies: Board::default(),
             metrics: metrics.clone(),
@@ -243,6 +250,23 @@ impl Endpoint {
     fn wait(&self) {
         while !self.signals.stopped() {
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded() {
+        let print = Print::Summary(Box::default());
+        let metrics = Metrics::default();
+        let mut out = Out { print, metrics, names: HashMap::new(), exchanges: 0, failed: None };
+        for pid in 0..3 * MAX_NAMES as u32 {
+            out.process(pid, format!("p{pid}"));
+            assert!(out.names.len() <= MAX_NAMES);
+            assert_eq!(*out.name(pid, "comm"), *format!("p{pid}"));
         }
     }
 }

@@ -8,7 +8,6 @@ use std::{
 use hdrhistogram::Histogram;
 
 use super::feed::Feed;
-use super::table::tpot;
 use crate::{
     llm::{Finished, Ns, Outcome, Peer, Role},
     metrics::labels,
@@ -64,15 +63,17 @@ impl Summary {
         if f.outcome == Outcome::Incomplete {
             return;
         }
-        group.prompt += f.usage.prompt.unwrap_or(0);
-        group.output += f.output_tokens().map_or(0, |(n, _)| n);
+        // As servers tell them: whatever number that is.
+        group.prompt = group.prompt.saturating_add(f.usage.prompt.unwrap_or(0));
+        let output = f.output_tokens().map_or(0, |(n, _)| n);
+        group.output = group.output.saturating_add(output);
         let mut take = |histogram: fn(&mut Group) -> &mut Histogram<u32>, ns: Option<Ns>| {
             if let Some(ns) = ns {
                 histogram(group).saturating_record(ns);
             }
         };
-        take(|g| &mut g.ttft, f.first_token.map(|t| t.saturating_sub(f.start)));
-        take(|g| &mut g.tpot, tpot(f));
+        take(|g| &mut g.ttft, f.time_to_first_token());
+        take(|g| &mut g.tpot, f.per_output_token());
         take(|g| &mut g.total, Some(f.end.saturating_sub(f.start)));
     }
 
@@ -108,5 +109,22 @@ impl Summary {
             writeln!(out, "incomplete for {reason}: {n}")?;
         }
         writeln!(out, "records {}, still open at the end {}", feed.records(), feed.still_open())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::Usage;
+
+    #[test]
+    fn any_number_of_tokens() {
+        let mut summary = Summary::default();
+        let peer = Peer { server: "s:1".into(), client: "".into(), pid: 1, tls: false };
+        let usage = Usage { prompt: Some(u64::MAX), output: Some(u64::MAX), ..Usage::default() };
+        let f = Finished { usage, outcome: Outcome::Success, ..Finished::new(Role::Server, 0) };
+        (0..2).for_each(|_| summary.add(&f, &peer));
+        let group = summary.groups.values().next().unwrap();
+        assert_eq!((group.prompt, group.output), (u64::MAX, u64::MAX));
     }
 }

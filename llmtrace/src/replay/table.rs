@@ -55,8 +55,8 @@ impl<W: Write> Table<W> {
             labels::outcome(f.outcome),
             number(f.usage.prompt),
             number(output),
-            ms(f.first_token.map(|t| t.saturating_sub(f.start))),
-            ms(tpot(f)),
+            ms(f.time_to_first_token()),
+            ms(f.per_output_token()),
             ms(Some(f.end.saturating_sub(f.start))),
         )
     }
@@ -64,13 +64,6 @@ impl<W: Write> Table<W> {
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-/// Time per output token after the first event.
-pub fn tpot(f: &Finished) -> Option<Ns> {
-    let (tokens, _) = f.output_tokens()?;
-    let rest = tokens.checked_sub(f.first_tokens.into()).filter(|n| *n > 0)?;
-    Some(f.last_token?.saturating_sub(f.first_token?) / rest)
 }
 
 fn ms(ns: Option<Ns>) -> String {

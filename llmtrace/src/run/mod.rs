@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     probe::{clock::monotonic_ns, privileges},
     serve,
-    signals::Signals,
+    signals::{HangUp, Signals},
 };
 use watchers::Watchers;
 
@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     watchers.change(watchers.prepare(args, &sections)?);
     // The address first: a port that is taken is a mistake to report before anything is attached.
     let listen = serve::start(args.listen, state)?;
-    let signals = Signals::watch()?;
+    let signals = Signals::watch(HangUp::Reloads)?;
     // Before anything is captured: it may take its time.
     let kubernetes = args.kubernetes.options().map(|o| Kubernetes::start(&o)).transpose()?;
     let mut agent = Agent::start(wanted, &args.kernel.options(), metrics, log)?;
@@ -85,6 +85,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     while !signals.stopped() {
         agent.step()?;
         last_tick.store(monotonic_ns(), Ordering::Release);
+        live.set_wall_offset(wall_offset());
         if signals.take_reload() {
             let result = reload(args, &mut agent, &mut watchers);
             agent.out.metrics.reloaded(result.is_ok());

@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::percent_decode_str;
 
 use super::data::Data;
 use crate::{
     agent::{Agent, KernelOptions, wall_offset},
+    client,
     live::Live,
     metrics::Metrics,
     probe::{ProbeError, clock::monotonic_ns, target::Wanted},
@@ -31,7 +34,15 @@ const MAX_ANSWER: u64 = 64 << 20;
 /// Gives the data of now.
 pub enum Source {
     Own(Own),
-    Other { agent: ureq::Agent, url: String },
+    Other(Other),
+}
+
+/// An agent that runs.
+pub struct Other {
+    agent: ureq::Agent,
+    /// Its URL, without user and password: it is shown.
+    url: String,
+    authorization: Option<String>,
 }
 
 impl Source {
@@ -40,37 +51,60 @@ impl Source {
         Ok(Self::Own(Own::start(wanted, kernel)?))
     }
 
-    /// Asks an agent that runs.
+    /// Asks an agent that runs; its address is enough.
     pub fn other(url: &str) -> Self {
-        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build();
-        // An address is enough.
-        let scheme = if url.contains("://") { "" } else { "http://" };
-        let url = format!(
-            "{scheme}{}/api/v1/summary?window=10s,60s,600s&history={HISTORY}&streams=1&ended=1",
-            url.trim_end_matches('/')
-        );
-        Self::Other { agent: config.into(), url }
+        Self::Other(Other::new(url))
     }
 
     /// For the title.
     pub fn name(&self) -> String {
         match self {
             Self::Own(own) => format!("targets {}", own.targets),
-            Self::Other { url, .. } => url.split("/api/").next().unwrap_or(url).to_owned(),
+            Self::Other(other) => other.url.clone(),
         }
     }
 
     pub fn get(&self) -> Result<Data> {
         let json = match self {
             Self::Own(own) => own.get()?,
-            Self::Other { agent, url } => {
-                let mut answer = agent.get(url).call().with_context(|| {
-                    format!("no answer from {url}: does `llmtrace run` listen there?")
-                })?;
-                answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?
-            }
+            Self::Other(other) => other.get()?,
         };
         serde_json::from_slice(&json).context("the answer is none of llmtrace")
+    }
+}
+
+impl Other {
+    fn new(url: &str) -> Self {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (who, host) = match authority.rsplit_once('@') {
+            Some((who, host)) => (Some(who), host),
+            None => (None, authority),
+        };
+        let authorization = who.map(|who| {
+            let who: Vec<u8> = percent_decode_str(who).collect();
+            format!("Basic {}", STANDARD.encode(who))
+        });
+        let url = format!("{scheme}://{host}{}", path.trim_end_matches('/'));
+        Self { agent: client::agent(PATIENCE), url, authorization }
+    }
+
+    fn get(&self) -> Result<Vec<u8>> {
+        let Self { agent, url, authorization } = self;
+        let mut request = agent.get(format!(
+            "{url}/api/v1/summary?window=10s,60s,600s&history={HISTORY}&streams=1&ended=1"
+        ));
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let mut answer = request
+            .call()
+            .with_context(|| format!("no answer from {url}: does `llmtrace run` listen there?"))?;
+        match answer.status().as_u16() {
+            200 => Ok(answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec()?),
+            401 => bail!("{url} wants user and password: they go before the host, USER:PASSWORD@"),
+            status => bail!("{url} answers with status {status}: is it `llmtrace run`?"),
+        }
     }
 }
 
@@ -119,6 +153,7 @@ impl Own {
         if let Some(failed) = &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(anyhow!("{failed}"));
         }
+        self.live.set_wall_offset(wall_offset());
         Ok(serve::everything(&self.live, &self.metrics, monotonic_ns(), HISTORY)?)
     }
 }
@@ -134,16 +169,47 @@ impl Drop for Own {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
-    fn an_address_is_enough() {
+    fn an_address_is_enough_and_secrets_are_not_shown() {
         for (said, name) in [
             ("127.0.0.1:9466", "http://127.0.0.1:9466"),
             ("http://host:1/", "http://host:1"),
             ("https://host", "https://host"),
+            ("me:secret@[::1]:1", "http://[::1]:1"),
+            ("https://me:se@cret@host/behind/", "https://host/behind"),
         ] {
             assert_eq!(Source::other(said).name(), name);
         }
+    }
+
+    #[test]
+    fn user_and_password_are_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                // Of "me:se cret".
+                let known = head.contains(&"authorization: Basic bWU6c2UgY3JldA==".to_lowercase());
+                let answer = if known { "200 OK" } else { "401 Unauthorized" };
+                write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+            }
+        });
+        assert!(Source::other(&format!("me:se%20cret@{address}")).get().is_ok());
+        let error = Source::other(&format!("me:other@{address}")).get().unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("wants user and password") && !text.contains("other"), "{text}");
     }
 }

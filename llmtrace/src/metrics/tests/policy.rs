@@ -97,6 +97,23 @@ fn costs() {
 }
 
 #[test]
+fn time_without_prices_is_not_paid_later() {
+    let policy = |gpus| {
+        let cost = Cost { currency: "EUR".into(), prices: Vec::new(), gpus: Some(gpus) };
+        Policy::new(Vec::new(), Some(cost), &Buckets::default(), SERIES_TTL)
+    };
+    let metrics = Metrics::new(policy(0.5));
+    metrics.tick(0);
+    metrics.tick(10 * S);
+    metrics.set_policy(Policy::default());
+    metrics.tick(1_000 * S);
+    metrics.set_policy(policy(0.5));
+    metrics.tick(1_010 * S);
+    let text = metrics.encode_text();
+    assert_eq!(sum(&text, "llm_cost_total", &[]), 0.5 * 20.0, "{text}");
+}
+
+#[test]
 fn quality() {
     let metrics = Metrics::default();
     let p = peer("s:1");

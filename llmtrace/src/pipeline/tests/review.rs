@@ -1,6 +1,6 @@
 //! Ends, gaps and evictions that a review found wrong once.
 
-use crate::llm::{Outcome, Phase, Settings};
+use crate::llm::{Finished, Outcome, Peer, Phase, Role, Settings};
 use crate::pipeline::*;
 use crate::record::*;
 use std::sync::Arc;

@@ -79,6 +79,29 @@ fn a_session() {
 }
 
 #[test]
+fn what_began_under_a_name_ends_under_it() {
+    let mut b = Bench::new();
+    b.read(ASK);
+    b.write(ANSWER);
+    b.send_bytes(Direction::Read, &frame(true, CREATE));
+    b.send_bytes(Direction::Write, &created("a"));
+    // Its ends are named again while a response runs: that is still counted where it began.
+    b.open("10.0.0.1:9999", "10.0.0.2:999");
+    let mut running = Vec::new();
+    b.pipeline.running(|_, peer| running.push(peer.server.clone()));
+    assert_eq!(running, b.log.servers);
+    b.send_bytes(Direction::Read, &frame(true, CREATE));
+    b.send_bytes(Direction::Write, &finished("a", "completed"));
+    b.send_bytes(Direction::Write, &answer("b"));
+    // The next one has the new name.
+    b.send_bytes(Direction::Read, &frame(true, CREATE));
+    b.send_bytes(Direction::Write, &answer("c"));
+    let ended: Vec<_> = b.log.finished.iter().map(|(_, peer)| peer.server.clone()).collect();
+    assert_eq!(ended, b.log.servers);
+    assert!(ended[0].ends_with(":8000") && ended[2].ends_with(":9999"), "{ended:?}");
+}
+
+#[test]
 fn split_anyhow() {
     let client = [ASK.as_bytes(), &frame(true, CREATE)].concat();
     let server = [ANSWER.as_bytes(), &answer("a")].concat();

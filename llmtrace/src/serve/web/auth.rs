@@ -1,11 +1,12 @@
 //! Basic authentication against bcrypt hashes.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA256, digest};
+use tokio::sync::Semaphore;
 
 /// Passwords that were right are known again without bcrypt, which takes a tenth of a second by
 /// design; more of them than that start over.
@@ -14,13 +15,33 @@ const MAX_KNOWN: usize = 64;
 const NOBODY: &str = "$2b$10$OecXvrYbkjVmsT9NJPIrMeGCY2XdVX8KRc6GuIQ9AB71HBULv5Khi";
 
 /// Who may read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Auth {
     users: HashMap<String, String>,
     known: Mutex<Vec<[u8; 32]>>,
+    /// One password is tried at a time: who guesses has one processor at the most.
+    pub(super) turn: Arc<Semaphore>,
+}
+
+impl Default for Auth {
+    /// Everybody may.
+    fn default() -> Self {
+        Self::of(HashMap::new())
+    }
+}
+
+/// What an `Authorization` header says.
+struct Claim {
+    user: String,
+    password: Vec<u8>,
+    digest: [u8; 32],
 }
 
 impl Auth {
+    fn of(users: HashMap<String, String>) -> Self {
+        Self { users, known: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
+    }
+
     /// bcrypt hashes by user; without any, everybody may.
     pub fn new(users: HashMap<String, String>) -> Result<Self, String> {
         for (user, hash) in &users {
@@ -30,33 +51,42 @@ impl Auth {
                 ));
             }
         }
-        Ok(Self { users, known: Mutex::default() })
+        Ok(Self::of(users))
     }
 
     pub fn is_open(&self) -> bool {
         self.users.is_empty()
     }
 
-    /// Whether the value of an `Authorization` header is of one who may. Takes its time.
-    pub fn allows(&self, authorization: Option<&[u8]>) -> bool {
-        if self.users.is_empty() {
+    /// Whether the value of an `Authorization` header is of one who may. Takes its time, the first
+    /// time.
+    pub async fn allows(self: Arc<Self>, authorization: Option<&[u8]>) -> bool {
+        if self.is_open() {
             return true;
         }
-        let Some((user, password)) = authorization.and_then(parse) else { return false };
-        let hash = self.users.get(&user);
-        let known = digest(&SHA256, authorization.unwrap_or_default());
-        let known: [u8; 32] = known.as_ref().try_into().unwrap_or_default();
-        if hash.is_some() && self.lock().contains(&known) {
+        let Some(claim) = authorization.and_then(Claim::parse) else { return false };
+        if self.users.contains_key(&claim.user) && self.lock().contains(&claim.digest) {
             return true;
         }
-        let right = bcrypt::verify(password, hash.map_or(NOBODY, String::as_str)).unwrap_or(false);
-        let allowed = right && hash.is_some();
+        let Ok(turn) = self.turn.clone().acquire_owned().await else { return false };
+        let tried = tokio::task::spawn_blocking(move || {
+            // To the end of it, even if nobody waits any more.
+            let _turn = turn;
+            self.try_password(&claim)
+        });
+        tried.await.unwrap_or(false)
+    }
+
+    fn try_password(&self, claim: &Claim) -> bool {
+        let hash = self.users.get(&claim.user);
+        let right = bcrypt::verify(&claim.password, hash.map_or(NOBODY, String::as_str));
+        let allowed = right.unwrap_or(false) && hash.is_some();
         if allowed {
             let mut all = self.lock();
             if all.len() >= MAX_KNOWN {
                 all.clear();
             }
-            all.push(known);
+            all.push(claim.digest);
         }
         allowed
     }
@@ -66,12 +96,16 @@ impl Auth {
     }
 }
 
-fn parse(value: &[u8]) -> Option<(String, Vec<u8>)> {
-    let (scheme, encoded) = value.split_at_checked(6)?;
-    if !scheme.eq_ignore_ascii_case(b"basic ") {
-        return None;
+impl Claim {
+    fn parse(value: &[u8]) -> Option<Self> {
+        let (scheme, encoded) = value.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let text = STANDARD.decode(encoded.trim_ascii()).ok()?;
+        let colon = text.iter().position(|&b| b == b':')?;
+        let (user, password) = (text[..colon].to_vec(), text[colon + 1..].to_vec());
+        let digest = digest(&SHA256, value).as_ref().try_into().ok()?;
+        Some(Self { user: String::from_utf8(user).ok()?, password, digest })
     }
-    let text = STANDARD.decode(encoded.trim_ascii()).ok()?;
-    let colon = text.iter().position(|&b| b == b':')?;
-    Some((String::from_utf8(text[..colon].to_vec()).ok()?, text[colon + 1..].to_vec()))
 }

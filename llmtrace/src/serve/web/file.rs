@@ -102,6 +102,8 @@ impl Web {
     }
 
     fn read(path: &Path) -> Result<Self, WebError> {
+        // Before what is in them: one that is written meanwhile is read again.
+        let mut stamps = vec![stamp(path.to_owned())];
         let text = read(path).map_err(|e| WebError::new(path, &e))?;
         // An empty file is one without anything.
         let file: File = if text.trim().is_empty() {
@@ -109,7 +111,6 @@ impl Web {
         } else {
             serde_saphyr::from_str(&text).map_err(|e| WebError::new(path, &e))?
         };
-        let mut files = vec![path.to_owned()];
         let tls = match &file.tls_server_config {
             Some(config) => {
                 // As the exporters have it: relative to the file itself.
@@ -120,15 +121,14 @@ impl Web {
                     client_ca_file: config.client_ca_file.as_deref().map(beside),
                     ..*config
                 };
-                files.extend([config.cert_file.clone(), config.key_file.clone()]);
-                files.extend(config.client_ca_file.clone());
+                let files = [config.cert_file.clone(), config.key_file.clone()];
+                stamps.extend(files.into_iter().chain(config.client_ca_file.clone()).map(stamp));
                 Some(tls::acceptor(&config).map_err(|e| WebError::new(path, &e))?)
             }
             None => None,
         };
         let auth = Auth::new(file.basic_auth_users).map_err(|e| WebError::new(path, &e))?;
         let headers = headers(&file.http_server_config).map_err(|e| WebError::new(path, &e))?;
-        let stamps = files.into_iter().map(|f| (f.clone(), changed(&f))).collect();
         Ok(Self { tls, auth: Arc::new(auth), headers: Arc::new(headers), stamps })
     }
 }
@@ -152,6 +152,11 @@ pub(super) fn read(path: &Path) -> std::io::Result<String> {
     fs::read_to_string(path)
 }
 
+fn stamp(path: PathBuf) -> (PathBuf, Option<SystemTime>) {
+    let changed = changed(&path);
+    (path, changed)
+}
+
 fn changed(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|m| m.modified()).ok()
 }
@@ -169,10 +174,6 @@ impl Source {
         let web = path.map_or_else(|| Ok(Web::open()), Web::read)?;
         let now = Arc::new(Mutex::new((Instant::now(), web)));
         Ok(Self { path: path.map(Path::to_owned), now })
-    }
-
-    pub fn is_tls(&self) -> bool {
-        self.get().tls.is_some()
     }
 
     /// What is in force. A changed file with a mistake changes nothing and is reported.

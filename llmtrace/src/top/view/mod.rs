@@ -196,8 +196,9 @@ fn nothing(frame: &mut Frame<'_>, area: Rect, text: &str) {
 fn spark(points: &[u64], n: usize) -> String {
     const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let shown = &points[points.len().saturating_sub(n)..];
-    let most = shown.iter().copied().max().unwrap_or(0).max(1);
-    shown.iter().map(|p| BARS[(p * 8).div_ceil(most).min(8) as usize]).collect()
+    // Wide enough for eight times whatever number of tokens a server tells.
+    let most = u128::from(shown.iter().copied().max().unwrap_or(0).max(1));
+    shown.iter().map(|p| BARS[(u128::from(*p) * 8).div_ceil(most).min(8) as usize]).collect()
 }
 
 /// A text in so many columns, its end kept.
