@@ -8,6 +8,7 @@ use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
+use llmtrace_tests::net::free_port;
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
@@ -86,6 +87,14 @@ fn uvicorn_uvloop() {
     require_bpf();
     let _alone = serial();
     check(&Server::uvicorn_tls("uvloop"), "openssl");
+}
+
+/// Handshakes on one thread, connections on others.
+#[test]
+fn rustls_threads() {
+    require_bpf();
+    let _alone = serial();
+    check(&Server::app_tls_by("rustls", free_port()), "rustls");
 }
 
 #[test]
