@@ -8,7 +8,7 @@ use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
-use llmtrace_tests::net::free_port;
+use llmtrace_tests::net::{Address, free_port};
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
@@ -104,8 +104,8 @@ fn node() {
     check(&Server::node_tls(), "openssl");
 }
 
-/// A proxy that ends TLS, and the server behind it, which is spoken to in the clear: the mix once
-/// at each end.
+/// A proxy that ends TLS, and the server behind it, which is mostly spoken to in the clear: the mix
+/// once at each end.
 #[track_caller]
 fn check_proxy(
     upstream: &Server,
@@ -114,6 +114,7 @@ fn check_proxy(
     leave: fn(&Server) -> Vec<Record>,
     faithful: bool,
 ) {
+    let tls = usize::from(matches!(upstream.address, Address::Tls(_))) * COUNT;
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
     agent.wait_for_library(library);
     let records = load(&proxy.address, mix::requests(COUNT), 8);
@@ -136,7 +137,7 @@ fn check_proxy(
     let middle = hop(&entries, "client", Some(upstream.port()));
     let back = hop(&entries, "server", Some(upstream.port()));
     let encrypted = |hop: &[Entry]| hop.iter().filter(|entry| entry.tls).count();
-    assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, 0, 0]);
+    assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, tls, tls]);
     assert_same(&records, &front);
     if faithful {
         assert_same(&records, &middle);
@@ -188,4 +189,27 @@ fn envoy_in_front() {
     require_bpf();
     let _alone = serial();
     check_gateway(Kind::Envoy, leave, true);
+}
+
+/// tokio-rustls, with all connections on one thread and on several.
+#[test]
+fn tokio_rustls_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    for arguments in [["--threads", "1"].as_slice(), &["--threads", "4", "--tls12"]] {
+        check_proxy(&upstream, &Server::relay(&upstream, arguments), "rustls", leave, true);
+    }
+}
+
+/// The serving and the asking end of rustls in one process, and on the same threads.
+#[test]
+fn tokio_rustls_at_both_ends() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app_tls_by("openssl", free_port());
+    for arguments in [["--threads", "1", "--tls12"].as_slice(), &["--threads", "4"]] {
+        let arguments = [arguments, &["--upstream-tls"]].concat();
+        check_proxy(&upstream, &Server::relay(&upstream, &arguments), "rustls", leave, true);
+    }
 }

@@ -34,6 +34,9 @@ pub struct Thread {
     pub writer: u64,
     /// The key of rustls that has encrypted last, if its socket is to be seen yet.
     pub encrypter: u64,
+    /// When it was made, and whether another may follow it.
+    pub encrypter_made: u64,
+    pub encrypter_over: u64,
     /// Bits of `super::call`; 0 when no call is under way.
     pub call: u32,
     pub pad: u32,
@@ -86,6 +89,8 @@ pub struct Key {
     pub inode: u64,
     /// Bytes that were encrypted before the socket was known.
     pub missed: u64,
+    /// When it was first seen: tells it from another at the same address.
+    pub made: u64,
     /// Bits of `super::rustls::key_state`.
     pub state: u32,
     pub pad: u32,
@@ -105,6 +110,9 @@ pub struct Keys {
     pub encrypter: u64,
     /// The encrypter that was made to follow.
     pub next: u64,
+    /// Bits of `super::rustls::over`: whose last record may be followed by those of another key. Kept
+    /// here, as the box of such a key is free, and another's soon.
+    pub over: u64,
 }
 
 /// By socket address.

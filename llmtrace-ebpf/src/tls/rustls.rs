@@ -73,6 +73,12 @@ mod key_state {
     pub const OVER: u32 = 4;
 }
 
+/// Bits of `Keys::over`.
+mod over {
+    pub const DECRYPTER: u64 = 1;
+    pub const ENCRYPTER: u64 = 2;
+}
+
 /// Longest plaintext of a record.
 const MAX_PLAINTEXT: u64 = 1 << 14;
 /// Longest nonce in front of the plaintext of a record.
@@ -115,13 +121,13 @@ pub fn rustls_encrypt(ctx: ProbeContext) -> u32 {
     if used.state & key_state::KNOWN == 0 && plain.content == layout::APPLICATION_DATA {
         follow(id, used);
     }
-    note(used, &plain);
+    note(used, &plain, over::ENCRYPTER);
     if used.state & key_state::KNOWN == 0 {
         if plain.content == layout::APPLICATION_DATA {
             used.missed += u64::from(plain.len);
             emit::lost(loss::OPAQUE, plain.len);
         }
-        wants(tid, id);
+        wants(tid, id, used);
         return 0;
     }
     if let Some(thread) = TLS_THREADS.get_ptr_mut(key(tid, true)) {
@@ -183,7 +189,7 @@ pub fn rustls_decrypted(_ctx: RetProbeContext) -> u32 {
             known(used, sock, inode);
         }
     }
-    note(used, &plain);
+    note(used, &plain, over::DECRYPTER);
     if used.state & key_state::KNOWN == 0 {
         if plain.content == layout::APPLICATION_DATA {
             emit::lost(loss::OPAQUE, plain.len);
@@ -206,7 +212,9 @@ pub fn rustls_encrypter(ctx: RetProbeContext) -> u32 {
     }
     // SAFETY: the context of a uretprobe is the registers of the process.
     let id = identity(pid, unsafe { (*ctx.regs).rax });
-    let mut made = Key { state: key_state::NEW, ..Key::default() };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut made = Key { made: now, state: key_state::NEW, ..Key::default() };
     if let Some(thread) = TLS_THREADS.get_ptr(key(tid, false)) {
         // SAFETY: a pointer into the map, checked.
         unsafe {
@@ -292,7 +300,9 @@ fn key_of(id: u64, first: bool) -> Option<*mut Key> {
 /// Apart, for its stack.
 #[inline(never)]
 fn new_key(id: u64) {
-    let _ = RUSTLS_KEYS.insert(id, Key::default(), 0);
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let _ = RUSTLS_KEYS.insert(id, Key { made: now, ..Key::default() }, 0);
 }
 
 /// The keys of a socket.
@@ -315,13 +325,8 @@ fn new_keys(sock: u64, inode: u64) {
 
 /// Whether a key may take the place of another, the current one of a socket and direction.
 #[inline(always)]
-fn may_follow(id: u64, current: u64) -> bool {
-    if current == 0 || current == id {
-        return true;
-    }
-    let Some(key) = RUSTLS_KEYS.get_ptr(current) else { return true };
-    // SAFETY: a pointer into the map, checked.
-    unsafe { (*key).state & key_state::OVER != 0 }
+fn may_follow(id: u64, current: u64, over: u64) -> bool {
+    current == 0 || current == id || over != 0
 }
 
 #[inline(never)]
@@ -329,9 +334,10 @@ fn takes_decrypter(id: u64, sock: u64, inode: u64) -> bool {
     let Some(keys) = keys_of(sock, inode) else { return false };
     // SAFETY: a pointer into the map, checked.
     let keys = unsafe { &mut *keys };
-    let takes = may_follow(id, keys.decrypter);
+    let takes = may_follow(id, keys.decrypter, keys.over & over::DECRYPTER);
     if takes {
         keys.decrypter = id;
+        keys.over &= !over::DECRYPTER;
     }
     takes
 }
@@ -346,8 +352,9 @@ fn follow(id: u64, key: &mut Key) {
     let Some(keys) = keys_of(sock, inode) else { return };
     // SAFETY: a pointer into the map, checked.
     let keys = unsafe { &mut *keys };
-    if keys.next == id && keys.encrypter != 0 && may_follow(id, keys.encrypter) {
+    if keys.next == id && keys.encrypter != 0 && keys.over & over::ENCRYPTER != 0 {
         keys.encrypter = id;
+        keys.over &= !over::ENCRYPTER;
         keys.next = 0;
         key.state |= key_state::KNOWN;
     }
@@ -362,11 +369,13 @@ fn known(key: &mut Key, sock: u64, inode: u64) {
 
 /// The socket of an encrypter is that which its thread writes next.
 #[inline(never)]
-fn wants(tid: u32, id: u64) {
-    if let Some(thread) = thread_of(key(tid, true)) {
-        // SAFETY: a pointer into the map, checked; only this thread writes to it.
-        unsafe { (*thread).encrypter = id };
-    }
+fn wants(tid: u32, id: u64, used: &Key) {
+    let Some(thread) = thread_of(key(tid, true)) else { return };
+    // SAFETY: a pointer into the map, checked; only this thread writes to it.
+    let thread = unsafe { &mut *thread };
+    thread.encrypter = id;
+    thread.encrypter_made = used.made;
+    thread.encrypter_over = u64::from(used.state & key_state::OVER);
 }
 
 /// A thread has written to a TLS socket.
@@ -374,34 +383,57 @@ fn wants(tid: u32, id: u64) {
 pub fn written(tid: u32, sock: u64, inode: u64) {
     let Some(thread) = TLS_THREADS.get_ptr_mut(key(tid, true)) else { return };
     // SAFETY: a pointer into the map, checked; only this thread writes to it.
-    let id = unsafe {
-        let id = (*thread).encrypter;
-        (*thread).encrypter = 0;
-        id
-    };
+    let thread = unsafe { &mut *thread };
+    let id = thread.encrypter;
     if id == 0 {
         return;
     }
-    let (Some(key), Some(keys)) = (RUSTLS_KEYS.get_ptr_mut(id), keys_of(sock, inode)) else {
+    thread.encrypter = 0;
+    let Some(keys) = keys_of(sock, inode) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let keys = unsafe { &mut *keys };
+    if !may_follow(id, keys.encrypter, keys.over & over::ENCRYPTER) {
         return;
-    };
-    // SAFETY: pointers into the maps, checked.
-    let (key, keys) = unsafe { (&mut *key, &mut *keys) };
-    if may_follow(id, keys.encrypter) {
-        keys.encrypter = id;
-        if keys.next == id {
-            keys.next = 0;
+    }
+    keys.encrypter = id;
+    keys.over &= !over::ENCRYPTER;
+    if thread.encrypter_over != 0 {
+        keys.over |= over::ENCRYPTER;
+    }
+    if keys.next == id {
+        keys.next = 0;
+    }
+    if let Some(key) = RUSTLS_KEYS.get_ptr_mut(id) {
+        // SAFETY: a pointer into the map, checked.
+        let key = unsafe { &mut *key };
+        // It may have been let go already.
+        if key.made == thread.encrypter_made {
+            known(key, sock, inode);
         }
-        known(key, sock, inode);
     }
 }
 
 /// Notes whether another key may follow.
 #[inline(always)]
-fn note(key: &mut Key, plain: &Plain) {
-    key.state &= !key_state::OVER;
-    if plain.content == layout::HANDSHAKE && byte(&plain.memory, 0) != Some(NEW_SESSION_TICKET) {
-        key.state |= key_state::OVER;
+fn note(key: &mut Key, plain: &Plain, bit: u64) {
+    let over =
+        plain.content == layout::HANDSHAKE && byte(&plain.memory, 0) != Some(NEW_SESSION_TICKET);
+    if over != (key.state & key_state::OVER != 0) {
+        key.state ^= key_state::OVER;
+        if key.state & key_state::KNOWN != 0 {
+            turn(key.sock, key.inode, bit, over);
+        }
+    }
+}
+
+#[inline(never)]
+fn turn(sock: u64, inode: u64, bit: u64, over: bool) {
+    let Some(keys) = keys_of(sock, inode) else { return };
+    // SAFETY: a pointer into the map, checked.
+    let keys = unsafe { &mut *keys };
+    keys.over &= !bit;
+    if over {
+        keys.over |= bit;
     }
 }
 
