@@ -202,6 +202,33 @@ fn tokio_rustls_in_front() {
     }
 }
 
+/// A connection that is older than the agent: under its keys something has been sent already. What is
+/// sent first after that is for a socket that is not known until it is sent.
+#[test]
+fn tokio_rustls_in_mid_connection() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    let relay = Server::relay(&upstream, &["--threads", "2"]);
+    let mut connection = Connection::new(&relay.address);
+    let mut send = |who: &str| connection.send(&Request::new(who, &Ask::default())).unwrap();
+    send("before");
+    let agent = Options::default().pid(relay.id()).start();
+    agent.wait_for_library("rustls");
+    let mut records: Vec<_> = ["first", "second", "third"].into_iter().map(&mut send).collect();
+    agent.wait_for_requests("server", records.len());
+    let entries = agent.stop();
+    let mut served = hop(&entries, "server", Some(relay.port()));
+    let first = served.remove(0);
+    assert_eq!(
+        (first.user_agent.as_deref(), first.outcome.as_str()),
+        (Some("first"), "incomplete")
+    );
+    assert!(first.tls);
+    records.remove(0);
+    assert_same(&records, &served);
+}
+
 /// The serving and the asking end of rustls in one process, and on the same threads.
 #[test]
 fn tokio_rustls_at_both_ends() {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Options, require_bpf, serial};
-use llmtrace_tests::client::{Record, Request};
+use llmtrace_tests::client::{Record, Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_same, hop};
 use llmtrace_tests::http::{Body, head};
@@ -245,7 +245,8 @@ fn what_cannot_be_probed_is_reported() {
     // It works all the same, in the dark.
     let records = load(&server.address, mix::requests(1), 1);
     assert_eq!(records.len(), 1);
-    assert!(agent.stop().is_empty(), "nothing of it is seen");
+    let entries = agent.stop();
+    assert!(hop(&entries, "server", Some(server.port())).is_empty(), "{entries:#?}");
 }
 
 /// A process that is a target before it has any TLS, and loads it when it runs.
