@@ -27,6 +27,24 @@ impl Server {
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }
 
+    /// Our relay on tokio-rustls, with further arguments.
+    #[track_caller]
+    pub fn relay(upstream: &Self, arguments: &[&str]) -> Self {
+        Self::relay_at(&paths::own_bin("server"), upstream, arguments)
+    }
+
+    /// The same, by another copy of its program.
+    #[track_caller]
+    pub fn relay_at(program: &Path, upstream: &Self, arguments: &[&str]) -> Self {
+        let (port, dir) = (free_port(), TempDir::new());
+        let files = Files::write(dir.path());
+        let mut command = Command::new(program);
+        command.args(["relay", "--port"]).arg(port.to_string()).args(arguments);
+        command.arg("--upstream").arg(upstream.port().to_string());
+        command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
+        Self::start(&mut command, Address::loopback(port).over_tls(), dir)
+    }
+
     /// The ASGI application on uvicorn, which ends TLS itself through memory BIOs.
     #[track_caller]
     pub fn uvicorn_tls(event_loop: &str) -> Self {

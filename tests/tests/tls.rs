@@ -8,6 +8,7 @@ use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
+use llmtrace_tests::net::{Address, free_port};
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
@@ -88,6 +89,14 @@ fn uvicorn_uvloop() {
     check(&Server::uvicorn_tls("uvloop"), "openssl");
 }
 
+/// Handshakes on one thread, connections on others.
+#[test]
+fn rustls_threads() {
+    require_bpf();
+    let _alone = serial();
+    check(&Server::app_tls_by("rustls", free_port()), "rustls");
+}
+
 #[test]
 fn node() {
     require_bpf();
@@ -95,8 +104,8 @@ fn node() {
     check(&Server::node_tls(), "openssl");
 }
 
-/// A proxy that ends TLS, and the server behind it, which is spoken to in the clear: the mix once
-/// at each end.
+/// A proxy that ends TLS, and the server behind it, which is mostly spoken to in the clear: the mix
+/// once at each end.
 #[track_caller]
 fn check_proxy(
     upstream: &Server,
@@ -105,6 +114,7 @@ fn check_proxy(
     leave: fn(&Server) -> Vec<Record>,
     faithful: bool,
 ) {
+    let tls = usize::from(matches!(upstream.address, Address::Tls(_))) * COUNT;
     let agent = Options::default().pid(proxy.id()).pid(upstream.id()).start();
     agent.wait_for_library(library);
     let records = load(&proxy.address, mix::requests(COUNT), 8);
@@ -127,7 +137,7 @@ fn check_proxy(
     let middle = hop(&entries, "client", Some(upstream.port()));
     let back = hop(&entries, "server", Some(upstream.port()));
     let encrypted = |hop: &[Entry]| hop.iter().filter(|entry| entry.tls).count();
-    assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, 0, 0]);
+    assert_eq!([encrypted(&front), encrypted(&middle), encrypted(&back)], [COUNT, tls, tls]);
     assert_same(&records, &front);
     if faithful {
         assert_same(&records, &middle);
@@ -179,4 +189,54 @@ fn envoy_in_front() {
     require_bpf();
     let _alone = serial();
     check_gateway(Kind::Envoy, leave, true);
+}
+
+/// tokio-rustls, with all connections on one thread and on several.
+#[test]
+fn tokio_rustls_in_front() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    for arguments in [["--threads", "1"].as_slice(), &["--threads", "4", "--tls12"]] {
+        check_proxy(&upstream, &Server::relay(&upstream, arguments), "rustls", leave, true);
+    }
+}
+
+/// A connection that is older than the agent: under its keys something has been sent already. What is
+/// sent first after that is for a socket that is not known until it is sent.
+#[test]
+fn tokio_rustls_in_mid_connection() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app(Model::Thread);
+    let relay = Server::relay(&upstream, &["--threads", "2"]);
+    let mut connection = Connection::new(&relay.address);
+    let mut send = |who: &str| connection.send(&Request::new(who, &Ask::default())).unwrap();
+    send("before");
+    let agent = Options::default().pid(relay.id()).start();
+    agent.wait_for_library("rustls");
+    let mut records: Vec<_> = ["first", "second", "third"].into_iter().map(&mut send).collect();
+    agent.wait_for_requests("server", records.len());
+    let entries = agent.stop();
+    let mut served = hop(&entries, "server", Some(relay.port()));
+    let first = served.remove(0);
+    assert_eq!(
+        (first.user_agent.as_deref(), first.outcome.as_str()),
+        (Some("first"), "incomplete")
+    );
+    assert!(first.tls);
+    records.remove(0);
+    assert_same(&records, &served);
+}
+
+/// The serving and the asking end of rustls in one process, and on the same threads.
+#[test]
+fn tokio_rustls_at_both_ends() {
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app_tls_by("openssl", free_port());
+    for arguments in [["--threads", "1", "--tls12"].as_slice(), &["--threads", "4"]] {
+        let arguments = [arguments, &["--upstream-tls"]].concat();
+        check_proxy(&upstream, &Server::relay(&upstream, &arguments), "rustls", leave, true);
+    }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Options, require_bpf, serial};
-use llmtrace_tests::client::{Record, Request};
+use llmtrace_tests::client::{Record, Request, load};
 use llmtrace_tests::clock::wait_for;
 use llmtrace_tests::compare::{assert_same, hop};
 use llmtrace_tests::http::{Body, head};
@@ -205,19 +205,30 @@ fn gnutls_cli() {
     });
 }
 
-/// The test server has rustls in it, which nothing can be attached to: that is said, not ignored.
+/// rustls in a program without symbols, which nothing can be attached to: that is said, not ignored.
 #[test]
 fn what_cannot_be_probed_is_reported() {
     require_bpf();
     let _alone = serial();
-    let server = Server::app(Model::Thread);
+    let dir = TempDir::new();
+    let program = dir.join("stripped");
+    let mut strip = Command::new("strip");
+    strip.arg("-o").arg(&program).arg(paths::own_bin("server"));
+    assert!(strip.status().expect("binutils are there, as Rust links by them").success());
+    let upstream = Server::app(Model::Thread);
+    let server = Server::relay_at(&program, &upstream, &["--threads", "1"]);
     let agent = Options::default().pid(server.id()).start();
     wait_for("a report of rustls", Duration::from_secs(20), || {
         let labels = [("library", "rustls"), ("state", "no_functions")];
         (agent.metrics().sum("llmtrace_tls_libraries", &labels) == 1.0).then_some(())
     });
-    assert!(agent.printed().contains("TLS: rustls in "), "{}", agent.printed());
-    agent.stop();
+    let said = "stripped: not traced: it is linked in without its symbols";
+    assert!(agent.printed().contains(said), "{}", agent.printed());
+    // It works all the same, in the dark.
+    let records = load(&server.address, mix::requests(1), 1);
+    assert_eq!(records.len(), 1);
+    let entries = agent.stop();
+    assert!(hop(&entries, "server", Some(server.port())).is_empty(), "{entries:#?}");
 }
 
 /// A process that is a target before it has any TLS, and loads it when it runs.

@@ -106,6 +106,12 @@ pub fn open(header: &Header, fill: impl FnOnce(&mut Open)) -> bool {
 #[inline(always)]
 pub fn gap(header: &mut Header, len: u32, reason: u32) {
     lost(reason, len);
+    hole(header, len);
+}
+
+/// The same, of bytes that have been counted as lost.
+#[inline(always)]
+pub fn hole(header: &mut Header, len: u32) {
     header.len = len;
     header.cap_len = 0;
     header.flags &= !flag::MORE;

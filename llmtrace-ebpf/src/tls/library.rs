@@ -137,8 +137,8 @@ fn done(sp: u64, ret: i32) -> u32 {
 fn call_at(key: u64, sp: u64) -> Option<*mut Thread> {
     let thread = TLS_THREADS.get_ptr_mut(key)?;
     // SAFETY: a pointer into the map, checked.
-    let (call, entered) = unsafe { ((*thread).call, (*thread).sp) };
-    (call != 0 && entered <= sp).then_some(thread)
+    let (under_way, entered) = unsafe { ((*thread).call, (*thread).sp) };
+    (under_way != 0 && under_way & call::RUSTLS == 0 && entered <= sp).then_some(thread)
 }
 
 /// `int SSL_shutdown(SSL *)`, `int gnutls_bye(session, how)`: says that nothing more will be sent.

@@ -32,6 +32,11 @@ pub struct Thread {
     pub read_inode: u64,
     /// The object that wants to write through memory, and whose socket is to be seen yet.
     pub writer: u64,
+    /// The key of rustls that has encrypted last, if its socket is to be seen yet.
+    pub encrypter: u64,
+    /// When it was made, and whether another may follow it.
+    pub encrypter_made: u64,
+    pub encrypter_over: u64,
     /// Bits of `super::call`; 0 when no call is under way.
     pub call: u32,
     pub pad: u32,
@@ -73,3 +78,43 @@ pub struct Moved {
 
 #[map]
 pub static TLS_MOVED: PerCpuArray<Moved> = PerCpuArray::with_max_entries(1, 0);
+
+/// A key of rustls: each is a box of its own, for one direction, with a sequence of its own.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Key {
+    /// The socket, with its inode number; 0 if nothing tells of it. Where it is not `KNOWN`, it is
+    /// what the thread had read when the key was made.
+    pub sock: u64,
+    pub inode: u64,
+    /// Bytes that were encrypted before the socket was known.
+    pub missed: u64,
+    /// When it was first seen: tells it from another at the same address.
+    pub made: u64,
+    /// Bits of `super::rustls::key_state`.
+    pub state: u32,
+    pub pad: u32,
+}
+
+/// By identity, made of the process and the address of the box.
+#[map]
+pub static RUSTLS_KEYS: LruHashMap<u64, Key> = LruHashMap::with_max_entries(2 * MAX_TLS, 0);
+
+/// Which keys of rustls are those of a socket.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Keys {
+    /// Of the socket.
+    pub inode: u64,
+    pub decrypter: u64,
+    pub encrypter: u64,
+    /// The encrypter that was made to follow.
+    pub next: u64,
+    /// Bits of `super::rustls::over`: whose last record may be followed by those of another key. Kept
+    /// here, as the box of such a key is free, and another's soon.
+    pub over: u64,
+}
+
+/// By socket address.
+#[map]
+pub static RUSTLS_SOCKETS: LruHashMap<u64, Keys> = LruHashMap::with_max_entries(MAX_TLS, 0);

@@ -8,6 +8,7 @@
 mod go;
 mod library;
 mod maps;
+mod rustls;
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_probe_read_user, generated::bpf_ktime_get_ns,
@@ -39,6 +40,10 @@ mod call {
     pub const ERROR: u32 = 32;
     /// The bytes are those of a file.
     pub const OPAQUE: u32 = 64;
+    /// Decryption by rustls, during which no socket is used.
+    pub const RUSTLS: u32 = 128;
+    /// Of the first record under a key of rustls.
+    pub const FIRST: u32 = 256;
 }
 
 /// `SSL_get_error`: the peer has said that it sends no more (close_notify).
@@ -162,17 +167,26 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
     if moved == 0 || conn.state & state::SILENT != 0 {
         return;
     }
-    if conn.state & state::OPENED == 0 && !announce(thread, conn, &by) {
+    if conn.state & state::OPENED == 0 && !announce(thread.enter, conn, &by) {
         return;
     }
-    let read = thread.call & call::READ != 0;
+    let mut header = header(conn, &by, thread.call & call::READ != 0, thread.enter, moved);
+    if thread.call & call::OPAQUE != 0 {
+        return emit::gap(&mut header, moved as u32, loss::OPAQUE);
+    }
+    emit::copy::buffer(&mut header, thread.buf, moved as u32);
+}
+
+/// The header of plaintext that is passed on, which from then on is counted.
+#[inline(always)]
+fn header(conn: &mut TlsConn, by: &By, read: bool, enter: u64, moved: u64) -> Header {
     let pos = if read { &mut conn.read } else { &mut conn.written };
-    let mut header = Header {
+    let header = Header {
         kind: if read { kind::READ } else { kind::WRITE },
         flags: flag::TLS,
         sock: by.id,
         generation: conn.generation,
-        enter_ns: thread.enter,
+        enter_ns: enter,
         // SAFETY: a helper without arguments.
         exit_ns: unsafe { bpf_ktime_get_ns() },
         pid: by.pid,
@@ -181,10 +195,7 @@ fn leave(thread: &mut Thread, how: u32, ids: (u32, u32), ret: i32) {
         ..Header::default()
     };
     *pos += moved;
-    if thread.call & call::OPAQUE != 0 {
-        return emit::gap(&mut header, moved as u32, loss::OPAQUE);
-    }
-    emit::copy::buffer(&mut header, thread.buf, moved as u32);
+    header
 }
 
 /// The state of a connection, made if need be.
@@ -252,8 +263,8 @@ fn joined(conn: &mut TlsConn, sock: u64, inode: u64, by: &By) {
 
 /// Announces a connection whose first plaintext has come. False if it is not to be traced.
 #[inline(never)]
-fn announce(thread: &Thread, conn: &mut TlsConn, by: &By) -> bool {
-    if !open(conn, thread.enter, by) {
+fn announce(now: u64, conn: &mut TlsConn, by: &By) -> bool {
+    if !open(conn, now, by) {
         return false;
     }
     conn.state |= state::OPENED;
@@ -394,6 +405,7 @@ extern "C" fn tls_carried() -> i32 {
     }
     written(key(tid, true), tid, sock, inode);
     written(key(tid, false), tid, sock, inode);
+    rustls::written(tid, sock, inode);
     0
 }
 
@@ -403,7 +415,7 @@ fn within(key: u64, sock: u64, inode: u64) -> bool {
     let Some(thread) = TLS_THREADS.get_ptr_mut(key) else { return false };
     // SAFETY: a pointer into the map, checked; only this thread writes to it.
     let thread = unsafe { &mut *thread };
-    if thread.call == 0 {
+    if thread.call == 0 || thread.call & call::RUSTLS != 0 {
         return false;
     }
     thread.sock = sock;

@@ -16,7 +16,7 @@ use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::openssl::{self, Context};
-use llmtrace_tests::servers::{app, cost, flood, parrot, rust_tls};
+use llmtrace_tests::servers::{app, cost, flood, parrot, relay, rust_tls};
 use llmtrace_tests::{fork, pass, uring};
 
 #[derive(Parser)]
@@ -74,6 +74,8 @@ enum Mode {
         #[arg(long)]
         port: u16,
     },
+    /// Ends TLS by tokio-rustls in front of another server.
+    Relay(relay::Options),
     /// Measures what its own calls cost.
     Cost {
         #[arg(long)]
@@ -238,6 +240,7 @@ fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             parrot::serve(&listener)?;
         }
+        Mode::Relay(options) => relay::serve(&options)?,
         Mode::Cost { port, calls } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             cost::serve(&listener, calls)?;

@@ -8,4 +8,5 @@ pub mod http;
 pub mod log;
 pub mod openssl;
 pub mod parrot;
+pub mod relay;
 pub mod rust_tls;

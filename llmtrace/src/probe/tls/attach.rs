@@ -33,6 +33,9 @@ fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
         Hook::GoWrite => ("go_write", None),
         Hook::GoDone => ("go_done", None),
         Hook::GoHandshake => ("go_handshake", None),
+        Hook::RustlsEncrypt => ("rustls_encrypt", None),
+        Hook::RustlsDecrypt => ("rustls_decrypt", Some("rustls_decrypted")),
+        Hook::RustlsEncrypter => ("rustls_encrypter", None),
     }
 }
 

@@ -10,6 +10,13 @@ use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, ReadCache, Read
 
 /// Symbols of one table that are looked at.
 const MAX_SYMBOLS: usize = 4_000_000;
+/// Bytes of one: `Elf64_Sym`, whose first four are the place of its name, and whose last two words
+/// are address and size.
+const SYMBOL: usize = 24;
+/// Longest name that is looked at, where names are searched for what they contain.
+const MAX_NAME: usize = 1024;
+/// Names of one file that are found so.
+const MAX_NAMED: usize = 256;
 
 type Cache = ReadCache<BufReader<File>>;
 
@@ -110,6 +117,57 @@ pub fn functions<'data, R: ReadRef<'data>>(
         }
     }
     found
+}
+
+/// Symbols of the table for debuggers whose names have one of the needles in them and are wanted, each
+/// with what it is wanted for. Tables of large programs have hundreds of megabytes: they are read
+/// window by window, and nothing of them is kept but what is wanted.
+pub fn named<'data, R: ReadRef<'data>, T: Copy>(
+    file: &Elf,
+    elf: &object::File<'data, R>,
+    needles: &[&[u8]],
+    wanted: impl Fn(&str) -> Option<T>,
+) -> Vec<(T, Code)> {
+    let range = |section: &str| elf.section_by_name(section).and_then(|s| s.file_range());
+    let (Some(names), Some(symbols)) = (range(".strtab"), range(".symtab")) else {
+        return Vec::new();
+    };
+    let finders: Vec<_> = needles.iter().map(|needle| Finder::new(*needle)).collect();
+    // By where in the table the name begins.
+    let mut by_name = HashMap::new();
+    file.windows(names, MAX_NAME, |at, bytes| {
+        for found in finders.iter().flat_map(|finder| finder.find_iter(bytes)) {
+            let start = memchr::memrchr(0, &bytes[..found]).map_or(0, |nul| nul + 1);
+            let Some(len) = memchr::memchr(0, &bytes[start..]) else { continue };
+            let Ok(name) = str::from_utf8(&bytes[start..start + len]) else { continue };
+            if by_name.len() < MAX_NAMED
+                && let Some(what) = wanted(name)
+            {
+                by_name.insert(at - names.0 + start as u64, what);
+            }
+        }
+    });
+    let mut all = Vec::new();
+    if by_name.is_empty() {
+        return all;
+    }
+    let size = symbols.1.min((MAX_SYMBOLS * SYMBOL) as u64);
+    file.windows((symbols.0, size), SYMBOL, |at, bytes| {
+        // A window begins anywhere.
+        let first = (SYMBOL - (at - symbols.0) as usize % SYMBOL) % SYMBOL;
+        for symbol in bytes.get(first..).unwrap_or_default().chunks_exact(SYMBOL) {
+            let word = |at: usize| symbol[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+            let Some(what) = by_name.get(&(word(0) & u64::from(u32::MAX))) else { continue };
+            let (address, size) = (word(8), word(16));
+            if address != 0
+                && let Some(offset) = file_offset(elf, address)
+                && !all.iter().any(|(_, code): &(T, Code)| code.offset == offset)
+            {
+                all.push((*what, Code { offset, size }));
+            }
+        }
+    });
+    all
 }
 
 fn add<'data, R: ReadRef<'data>>(

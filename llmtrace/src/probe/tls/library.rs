@@ -8,7 +8,7 @@ use object::{Object, ObjectSection, ReadRef};
 use super::{
     boring,
     elf::{self, Code, Elf},
-    go,
+    go, rustls,
     steps::{self, Places},
 };
 
@@ -58,6 +58,10 @@ pub enum Hook {
     /// At a RET of either.
     GoDone,
     GoHandshake,
+    RustlsEncrypt,
+    RustlsDecrypt,
+    /// The return of what makes a new encrypter.
+    RustlsEncrypter,
 }
 
 /// A probe to be: an offset into the file.
@@ -228,31 +232,29 @@ pub fn search(file: &File, main: bool) -> io::Result<Vec<Library>> {
     if main && let Some(points) = go::points(&reader, &elf) {
         libraries.push(Library { kind: Kind::Go, points });
     }
-    if libraries.is_empty() {
-        libraries.extend(unnamed(&reader, &elf));
+    if libraries.is_empty()
+        && let Some(range) = messages(&elf)
+        && reader.find(range, &[OPENSSL_TRACE]).is_some()
+    {
+        libraries.push(Library { kind: Kind::OpenSsl, points: Err(NO_SYMBOLS) });
+    }
+    if let Some(points) = rustls::points(&reader, &elf) {
+        libraries.push(Library { kind: Kind::Rustls, points });
     }
     Ok(libraries)
 }
 
+/// A library is there, but its functions have no names.
+pub const NO_SYMBOLS: &str = "it is linked in without its symbols";
+/// The name of a source file, which OpenSSL leaves behind for its messages.
+const OPENSSL_TRACE: &[u8] = b"ssl/ssl_lib.c\0";
 /// Bytes of a file that are searched for what tells of a library without names.
 const MAX_SEARCHED: u64 = 64 << 20;
 
-/// Names of source files that a library leaves behind for its messages: it is there, but its
-/// functions have no names, or none that can be relied on.
-const TRACES: [(Kind, &[u8], &str); 2] = [
-    (Kind::OpenSsl, b"ssl/ssl_lib.c\0", "it is linked in without its symbols"),
-    (Kind::Rustls, b"/rustls-0.", "rustls has no functions to probe yet"),
-];
-
-fn unnamed<'data, R: ReadRef<'data>>(file: &Elf, elf: &object::File<'data, R>) -> Vec<Library> {
-    let section = elf.section_by_name(".rodata").and_then(|s| s.file_range());
-    let Some((offset, size)) = section else { return Vec::new() };
-    let range = (offset, size.min(MAX_SEARCHED));
-    let here = |(kind, trace, why): &(Kind, &[u8], &'static str)| {
-        file.find(range, &[*trace])?;
-        Some(Library { kind: *kind, points: Err(*why) })
-    };
-    TRACES.iter().filter_map(here).collect()
+/// Where in a file texts of messages are.
+pub fn messages<'data, R: ReadRef<'data>>(elf: &object::File<'data, R>) -> Option<(u64, u64)> {
+    let (offset, size) = elf.section_by_name(".rodata")?.file_range()?;
+    Some((offset, size.min(MAX_SEARCHED)))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod go;
 mod inspect;
 mod library;
 mod mappings;
+mod rustls;
 mod steps;
 mod watch;
 mod worker;
