@@ -1,12 +1,16 @@
 //! The Helm chart, rendered by Helm's library, and the kustomization, by kubectl, checked against the
-//! schemas of Kubernetes; and the container file. No cluster and no container engine is at hand, so
-//! none of them is started here.
+//! schemas of Kubernetes and the types of the Prometheus operator; and the container file. No cluster is at
+//! hand, so none of them is started here.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use llmtrace_tests::paths;
 use serde_json::{Value, json};
+
+/// Of custom resources, which Kubernetes has no schemas of.
+const OPERATOR: &str = "monitoring.coreos.com/";
 
 /// The objects, or what is wrong.
 fn manifests(kind: &str, folder: &str, more: &[String]) -> Result<Vec<Value>, String> {
@@ -17,7 +21,28 @@ fn manifests(kind: &str, folder: &str, more: &[String]) -> Result<Vec<Value>, St
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    Ok(serde_json::from_slice(&output.stdout).expect("JSON"))
+    let objects: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    operator(&objects)?;
+    Ok(objects)
+}
+
+/// What the Prometheus operator would say of those that are its own.
+fn operator(objects: &[Value]) -> Result<(), String> {
+    let group =
+        |object: &Value| object["apiVersion"].as_str().is_some_and(|v| v.starts_with(OPERATOR));
+    let own: Vec<&Value> = objects.iter().filter(|object| group(object)).collect();
+    if own.is_empty() {
+        return Ok(());
+    }
+    let mut node = Command::new("node");
+    node.arg(paths::root().join("tests/fixtures/operator.mjs")).current_dir(paths::node());
+    node.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut node = node.spawn().expect("node");
+    let text = serde_json::to_vec(&own).expect("JSON");
+    node.stdin.take().expect("piped").write_all(&text).expect("node reads");
+    let output = node.wait_with_output().expect("it is our child");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
 }
 
 #[track_caller]
@@ -159,6 +184,38 @@ fn everything_that_the_chart_can_do() {
     assert_eq!(one(&pods, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"], "metrics");
 }
 
+/// That a mistake in a monitor is found, of whichever kind it is.
+#[test]
+fn monitors_are_what_the_operator_knows() {
+    for kind in ["ServiceMonitor", "PodMonitor"] {
+        let mut objects =
+            chart(&json!({ "monitor": { "kind": kind }, "prometheusRule": { "enabled": true } }));
+        let right = objects.clone();
+        let n = objects.iter().position(|object| object["kind"] == kind).unwrap();
+        let list = if kind == "PodMonitor" { "podMetricsEndpoints" } else { "endpoints" };
+        let mut refused = |path: &str, name: &str, value: Value| {
+            let place = objects[n].pointer_mut(path).unwrap();
+            place[name] = value;
+            let said = operator(&objects).expect_err(name);
+            objects.clone_from(&right);
+            said
+        };
+        let first = format!("/spec/{list}/0");
+        let said = refused(&first, "intervall", "15s".into());
+        assert!(said.contains("'\"intervall\"' does not exist"), "{said}");
+        let said = refused(&first, "interval", "soon".into());
+        assert!(said.contains("interval must match pattern"), "{said}");
+        let said = refused("/spec", "selector", Value::Null);
+        assert!(said.contains("selector"), "{said}");
+        let said = refused(&format!("{first}/relabelings/0"), "action", "keepp".into());
+        assert!(said.contains("action"), "{said}");
+        let rules = objects.iter().position(|object| object["kind"] == "PrometheusRule").unwrap();
+        objects[rules]["spec"]["groups"][0]["rules"][0]["fro"] = "1m".into();
+        let said = operator(&objects).unwrap_err();
+        assert!(said.contains("'\"fro\"' does not exist"), "{said}");
+    }
+}
+
 /// Without the kubelet nothing of the cluster's API is used, so nothing of it is asked for.
 #[test]
 fn no_kubelet_no_rights() {
@@ -187,28 +244,49 @@ fn wrong_values_are_refused() {
     assert!(said.contains("DaemonSet is not valid"), "{said}");
 }
 
-#[test]
-fn tls_is_a_component() {
+/// The base with a component.
+#[track_caller]
+fn overlay(component: &str) -> Vec<Value> {
     let base = paths::root().join("deploy/kustomize");
     let dir = paths::TempDir::new();
     let overlay = dir.join("overlay");
     std::fs::create_dir(&overlay).unwrap();
-    for part in ["base", "tls"] {
+    for part in ["base", component] {
         let (from, to) = (base.join(part), dir.join(part));
         std::fs::create_dir(&to).unwrap();
         for file in std::fs::read_dir(from).unwrap().flatten() {
             std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
     }
-    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
-                resources: [../base]\ncomponents: [../tls]\n";
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
+         resources: [../base]\ncomponents: [../{component}]\n"
+    );
     std::fs::write(overlay.join("kustomization.yaml"), text).unwrap();
-    let objects = manifests("kustomize", overlay.to_str().unwrap(), &[]).unwrap();
+    manifests("kustomize", overlay.to_str().unwrap(), &[]).unwrap()
+}
+
+#[test]
+fn tls_is_a_component() {
+    let objects = overlay("tls");
     let caps = json!(["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_ADMIN"]);
     assert_eq!(added(&objects), &caps);
 }
 
-/// It is read by a linter only: nothing here can build it.
+#[test]
+fn a_monitor_is_a_component_and_that_of_the_chart() {
+    let chart = chart(&json!({ "monitor": { "kind": "PodMonitor" } }));
+    let objects = overlay("monitor");
+    let (monitor, daemon) = (one(&objects, "PodMonitor"), one(&objects, "DaemonSet"));
+    let parts =
+        |monitor: &Value| ["jobLabel", "podMetricsEndpoints"].map(|p| monitor["spec"][p].clone());
+    assert_eq!(parts(monitor), parts(one(&chart, "PodMonitor")));
+    assert_eq!(monitor["metadata"]["namespace"], daemon["metadata"]["namespace"]);
+    let labels = &daemon["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(&monitor["spec"]["selector"]["matchLabels"], labels);
+}
+
+/// `tests/container.rs` builds it.
 #[test]
 fn the_container_file_lints() {
     let path = paths::root().join("deploy/container/Containerfile");
