@@ -164,6 +164,8 @@ pub fn assert_metrics(metrics: &Metrics, role: &str, records: &[Record]) {
     let labels = [("role", role)];
     let seen = metrics.sum("llm_stream_events_total", &labels);
     assert_eq!(seen, sum(|record| Some(record.answer.events)), "llm_stream_events_total");
+    // A sum of nothing is 0 too.
+    assert!(metrics.has("llm_requests_in_flight") && metrics.has("llmtrace_lost_records_total"));
     assert_eq!(metrics.sum("llm_requests_in_flight", &labels), 0.0, "llm_requests_in_flight");
     assert_eq!(metrics.sum("llmtrace_lost_records_total", &[]), 0.0, "lost records");
 }

@@ -246,7 +246,7 @@ fn a_large_file_takes_little_memory() {
         if let Some(status) = process.try_wait() {
             break status;
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     };
     let printed = process.finish_output();
     assert!(status.success(), "{printed}");
