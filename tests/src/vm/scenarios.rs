@@ -28,6 +28,7 @@ pub struct Servers {
     tls: Server,
     waitall: Server,
     waitall_msg: Server,
+    rustls: Server,
     ktls: Server,
     ktls_openssl: Server,
 }
@@ -48,16 +49,30 @@ impl Servers {
             tls: Server::app_tls_on(8006),
             waitall: by_calls("waitall", 8011),
             waitall_msg: by_calls("waitall-msg", 8012),
+            rustls: Server::app_tls_by("rustls", 8009),
             ktls: Server::app_tls_by("rustls-kernel", 8007),
             ktls_openssl: Server::app_tls_by("openssl-kernel", 8008),
         }
     }
 
-    pub fn pids(&self) -> [u32; 11] {
-        let Self { tcp4, tcp6, unix, split, fork, uring, tls, .. } = self;
+    pub fn pids(&self) -> [u32; 12] {
+        let Self { tcp4, tcp6, unix, split, fork, uring, tls, rustls, .. } = self;
         let Self { waitall, waitall_msg, ktls, ktls_openssl, .. } = self;
-        [tcp4, tcp6, unix, split, fork, uring, tls, waitall, waitall_msg, ktls, ktls_openssl]
-            .map(Server::id)
+        [
+            tcp4,
+            tcp6,
+            unix,
+            split,
+            fork,
+            uring,
+            tls,
+            rustls,
+            waitall,
+            waitall_msg,
+            ktls,
+            ktls_openssl,
+        ]
+        .map(Server::id)
     }
 }
 
@@ -165,6 +180,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     // By OpenSSL: plaintext, whatever sees the sockets.
     whole("tls", |name, servers, _| load(&servers.tls.address, mixed(name, 12), 3)),
+    whole("tls-rustls", |name, servers, _| load(&servers.rustls.address, mixed(name, 12), 3)),
+    whole("tls-rustls-aborts", |name, servers, _| aborts(name, &servers.rustls, true)),
     whole("tls-aborts", |name, servers, _| aborts(name, &servers.tls, true)),
     // By the kernel, with keys from a program that then sends plaintext: only those who see what
     // goes into the kernel's TLS.

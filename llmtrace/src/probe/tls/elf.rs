@@ -218,4 +218,26 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
     }
+    /// Of this very program, which rustls is part of, by two ways.
+    #[test]
+    fn named_are_all_that_have_the_name() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let elf = Elf::open(&file).unwrap();
+        let parsed = elf.parse().unwrap();
+        let wanted = |name: &str| name.contains("MessageDecrypter").then_some(());
+        let mut found: Vec<_> = named(&elf, &parsed, &[b"MessageDecrypter"], wanted)
+            .into_iter()
+            .map(|((), code)| (code.offset, code.size))
+            .collect();
+        let mut expected: Vec<_> = parsed
+            .symbols()
+            .filter(|s| s.address() != 0 && s.name().is_ok_and(|name| wanted(name).is_some()))
+            .filter_map(|s| Some((file_offset(&parsed, s.address())?, s.size())))
+            .collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        expected.dedup_by_key(|(offset, _)| *offset);
+        assert!(found.len() >= 3, "{found:?}");
+        assert_eq!(found, expected);
+    }
 }

@@ -130,11 +130,11 @@ mod tests {
     fn versions_of_it_and_of_nothing_else() {
         let all = |text: &str| found(text.as_bytes()).collect::<Vec<_>>();
         assert_eq!(all("/src/rustls-0.23.46/src/lib.rs/x/rustls-0.21.12/src"), [23, 21]);
-        assert_eq!(all("/tokio-rustls-0.26.4/src/lib.rs"), []);
+        assert!(all("/tokio-rustls-0.26.4/src/lib.rs").is_empty());
         for cut in
             ["rustls-0.23.1", "/rustls-0.", "/rustls-0.23", "/rustls-0.x.", "/rustls-0.1234."]
         {
-            assert_eq!(all(cut), [], "{cut}");
+            assert!(all(cut).is_empty(), "{cut}");
         }
     }
 }
