@@ -1,6 +1,7 @@
 //! `llmtrace top` in a real terminal (tmux) of 80 by 24, tracing by itself and showing another agent.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
