@@ -123,7 +123,7 @@ async function timeseries(panel, box, w, h) {
   });
   const most = Math.max(...drawn.filter((s) => !right(s.name)).flatMap((s) => s.line), custom.axisSoftMax ?? 0);
   const options = {
-    width: w, height: h - 54, legend: { show: false }, cursor: { show: false }, padding: [8, 8, 0, 0],
+    width: w, height: h - 62, legend: { show: false }, cursor: { show: false }, padding: [8, 28, 0, 0],
     scales: {
       x: { time: true },
       y: { range: [0, defaults.max ?? (most * 1.08 || 1)] },

@@ -26,6 +26,7 @@ pub mod sdk;
 pub mod servers;
 pub mod sse;
 pub mod stack;
+pub mod terminal;
 pub mod tls;
 pub mod tls_stack;
 pub mod uring;

@@ -227,7 +227,7 @@ fn a_real_collector_that_comes_late_and_is_killed_hands_everything_on() {
         agent.wait_for_requests("server", records.len());
     };
     let wait_for_failure = |than: f64| {
-        wait_for("a try that failed", LIMIT, || (items("spans", "failed") > than).then_some(()))
+        wait_for("a try that failed", LIMIT, || (items("spans", "failed") > than).then_some(()));
     };
 
     send(REQUESTS);

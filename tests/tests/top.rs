@@ -14,74 +14,32 @@ use llmtrace_tests::paths;
 use llmtrace_tests::plan::{Ask, Plan};
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
+use llmtrace_tests::terminal::Terminal;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF.
 const MAY_KEEP: u64 = 1 << 2 | 1 << 19 | 1 << 21 | 1 << 38 | 1 << 39;
 
-/// A terminal with a command in it; dropping it ends both.
-struct Terminal(String);
-
-impl Terminal {
-    fn start(name: &str, command: &str) -> Self {
-        let socket = format!("llmtrace-test-{}-{name}", std::process::id());
-        let terminal = Self(socket);
-        terminal.tmux(&["new-session", "-d", "-x", "80", "-y", "24", command]);
-        terminal
-    }
-
-    /// tmux with a server of its own.
-    #[track_caller]
-    fn tmux(&self, args: &[&str]) -> String {
-        let out = Command::new("tmux").args(["-L", &self.0, "-f", "/dev/null"]).args(args).output();
-        let out = out.expect("tmux is there: cargo xtask setup --fixtures");
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// Its command cannot get privileges, and nothing is left of root's that has to do with neither
-    /// capture nor `/proc`.
-    #[track_caller]
-    fn assert_confined(&self) {
-        let pid = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
-        let threads = fs::read_dir(format!("/proc/{}/task", pid.trim())).unwrap();
-        let mut count = 0;
-        for thread in threads.flatten() {
-            let status = fs::read_to_string(thread.path().join("status")).unwrap();
-            let of = |field: &str| {
-                let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-                line.trim_start_matches(':').trim().to_owned()
-            };
-            assert_eq!((of("NoNewPrivs"), of("Seccomp")), ("1".into(), "2".into()), "{status}");
-            for set in ["CapEff", "CapPrm", "CapBnd"] {
-                let caps = u64::from_str_radix(&of(set), 16).unwrap();
-                assert!(caps & !MAY_KEEP == 0 && caps != 0, "{set}: {caps:x}");
-            }
-            count += 1;
+/// The terminal's command cannot get privileges, and nothing is left of root's that has to do with neither
+/// capture nor `/proc`.
+#[track_caller]
+fn assert_confined(terminal: &Terminal) {
+    let threads = fs::read_dir(format!("/proc/{}/task", terminal.id())).unwrap();
+    let mut count = 0;
+    for thread in threads.flatten() {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        let of = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+            line.trim_start_matches(':').trim().to_owned()
+        };
+        assert_eq!((of("NoNewPrivs"), of("Seccomp")), ("1".into(), "2".into()), "{status}");
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            let caps = u64::from_str_radix(&of(set), 16).unwrap();
+            assert!(caps & !MAY_KEEP == 0 && caps != 0, "{set}: {caps:x}");
         }
-        assert!(count > 1, "the agent has a thread of its own");
+        count += 1;
     }
-
-    fn keys(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
-    #[track_caller]
-    fn wait_for(&self, texts: &[&str]) -> String {
-        wait_for(&format!("{texts:?} on the screen"), LIMIT, || {
-            let screen = self.screen();
-            texts.iter().all(|text| screen.contains(text)).then_some(screen)
-        })
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        self.tmux(&["kill-server"]);
-    }
+    assert!(count > 1, "the agent has a thread of its own");
 }
 
 #[test]
@@ -116,7 +74,7 @@ fn servers_streams_and_keys() {
     let own = Terminal::start("own", &command);
     let screen = own.wait_for(&["SERVER", "MODEL", &name, "tiny"]);
     assert!(screen.contains("targets pid:"), "{screen}");
-    own.assert_confined();
+    assert_confined(&own);
     own.keys(&["2"]);
     own.wait_for(&["STALL", "127.0.0.1:"]);
     own.keys(&["3"]);

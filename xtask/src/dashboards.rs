@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::fixtures::{self, node_programs, once};
+use crate::fixtures::{node_programs, once};
 use crate::toolchain::on_path;
-use crate::{apt, build, sh};
+use crate::{apt, sh};
 
 const SOURCE: &str = "dashboards";
 const MADE: &str = "dashboards/grafana/dashboards";
-const PICTURE: &str = "docs/img/dashboard.png";
 /// Where the packages are, and the compiled code.
 const BUILD: &str = "target/dashboards";
 
@@ -24,15 +23,11 @@ const BUILD: &str = "target/dashboards";
 #[command(after_help = "\
 Examples:
   cargo xtask dashboards
-  cargo xtask dashboards --check
-  cargo xtask dashboards --picture    also docs/img/dashboard.png, from a real run of four minutes")]
+  cargo xtask dashboards --check")]
 pub struct Args {
     /// Only say whether what is committed is what the code makes
     #[arg(long)]
     check: bool,
-    /// Also trace servers for some minutes, and draw what the dashboard shows of them (as root)
-    #[arg(long, conflicts_with = "check")]
-    picture: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -44,22 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&made)?;
     make(&made)?;
     sh::say(&format!("wrote {MADE}"));
-    if args.picture { picture() } else { Ok(()) }
-}
-
-fn picture() -> Result<()> {
-    fixtures::ensure()?;
-    let missing: Vec<_> =
-        ["chromium", "pngquant"].into_iter().filter(|name| on_path(name).is_none()).collect();
-    if !missing.is_empty() && !apt::available() {
-        bail!("the picture needs {}: install it, then run this again", missing.join(", "));
-    }
-    apt::ensure(&missing, "the picture of the dashboard")?;
-    build::run(&build::Args { release: true })?;
-    sh::run(sh::cargo().args(["build", "--package", "llmtrace-tests", "--bins"]))?;
-    fs::create_dir_all(sh::root().join("docs/img"))?;
-    let bin = sh::target_dir().join("debug/dashboards");
-    sh::run(sh::as_root(bin, &["PATH"])?.arg(sh::root().join(PICTURE)))
+    Ok(())
 }
 
 /// Whether what is committed is what the code makes.

@@ -12,6 +12,7 @@ mod flow;
 mod fuzz;
 mod lint;
 mod page;
+mod pictures;
 mod setup;
 mod sh;
 mod test;
@@ -41,6 +42,7 @@ enum Verb {
     Vm(vm::Args),
     Fuzz(fuzz::Args),
     Dashboards(dashboards::Args),
+    Pictures(pictures::Args),
     Deb(deb::Args),
     Ci(ci::Args),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Dashboards(args) => dashboards::run(&args),
+        Verb::Pictures(args) => pictures::run(&args),
         Verb::Deb(args) => deb::run(&args),
         Verb::Ci(args) => ci::run(&args),
     };

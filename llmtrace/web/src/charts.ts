@@ -137,7 +137,9 @@ class Plot {
             grid: { show: false },
             ticks: { show: false },
             size: 24,
-            space: 70,
+            // uPlot's own go from one minute to five: a run of six had one label.
+            incrs: [1, 5, 10, 15, 30, 60, 120, 300],
+            space: () => (this.#span < SHORT ? 70 : 50),
             values: (_, splits) => splits.map((t) => (this.#span < SHORT ? clock(t) : clock(t).slice(0, 5))),
           },
           {

@@ -1,7 +1,7 @@
 //! Clients that go on until they are stopped: all that a dashboard has a panel for happens to them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,8 +23,13 @@ struct Shared {
     /// How many of the clients ask.
     clients: AtomicUsize,
     faults: AtomicBool,
+    /// How many times as long everything takes; 1: as short as tests can bear.
+    pace: AtomicU64,
     next: AtomicUsize,
 }
+
+/// Between two requests of a client, for each time that it is slower.
+const THINK: Duration = Duration::from_millis(40);
 
 /// Who is asked, and how.
 #[derive(Clone, Debug)]
@@ -50,6 +55,7 @@ impl Traffic {
             stop: AtomicBool::new(false),
             clients: AtomicUsize::new(clients),
             faults: AtomicBool::new(true),
+            pace: AtomicU64::new(1),
             next: AtomicUsize::new(0),
         });
         let workers = (0..clients)
@@ -69,6 +75,12 @@ impl Traffic {
     /// Whether some of what is asked for are errors.
     pub fn set_faults(&self, faults: bool) {
         self.shared.faults.store(faults, Ordering::Relaxed);
+    }
+
+    /// From now on the server is slower so many times, as those of large models are; nothing is sent by
+    /// `sendfile` any more; and clients think between their requests.
+    pub fn set_pace(&self, pace: u64) {
+        self.shared.pace.store(pace, Ordering::Relaxed);
     }
 
     /// Requests begun so far.
@@ -98,13 +110,15 @@ fn work(shared: &Shared, me: usize, address: &Address, whom: &Whom) {
             continue;
         }
         let n = shared.next.fetch_add(1, Ordering::Relaxed);
+        let pace = shared.pace.load(Ordering::Relaxed);
         let request = match whom {
             Whom::App(model) => {
                 let clients = shared.clients.load(Ordering::Relaxed) as u64;
-                app(n, model, clients, shared.faults.load(Ordering::Relaxed))
+                app(n, model, clients, shared.faults.load(Ordering::Relaxed), pace)
             }
             Whom::Llama => llama(n),
         };
+        thread::sleep(THINK * u32::try_from(pace - 1).unwrap_or(u32::MAX));
         if let Err(error) = connection.send(&request) {
             // The server may be gone at the end; else what is missing fails the test.
             eprintln!("{}: {error}", request.user_agent);
@@ -113,7 +127,7 @@ fn work(shared: &Shared, me: usize, address: &Address, whom: &Whom) {
 }
 
 /// A server that slows down with its load, and one request in twenty of each kind of bad ending.
-fn app(n: usize, model: &str, clients: u64, faults: bool) -> Request {
+fn app(n: usize, model: &str, clients: u64, faults: bool, pace: u64) -> Request {
     let tokens = 8 + (n as u64 * 7) % 50;
     let mut ask = Ask {
         model: model.into(),
@@ -123,8 +137,8 @@ fn app(n: usize, model: &str, clients: u64, faults: bool) -> Request {
         stream: n % 10 != 8,
         completions: n % 6 == 5,
         plan: Plan {
-            first_delay_ms: 15 + (n as u64 * 11) % 40 + clients * clients,
-            interval_us: 1500 + (n as u64 * 131) % 4000 + clients * 200,
+            first_delay_ms: pace * (15 + (n as u64 * 11) % 40 + clients * clients),
+            interval_us: pace * (1500 + (n as u64 * 131) % 4000 + clients * 200),
             ..Plan::default()
         },
     };
@@ -138,7 +152,7 @@ fn app(n: usize, model: &str, clients: u64, faults: bool) -> Request {
         13 => (ask.plan.hang_after, abort) = (Some(0), Some(AbortAt::Events(1))),
         15 => ask.plan.drop_after = Some(4),
         // The kernel sends an event from a file: nobody sees its bytes, and the request is incomplete.
-        17 => ask.plan.sendfile = Some(3),
+        17 if pace == 1 => ask.plan.sendfile = Some(3),
         // A success without a token.
         19 => ask.max_tokens = 0,
         _ => {}

@@ -6,7 +6,7 @@ const HELP: &str = "\
  1 servers       2 t requests under way     3 e failed, given up, slow     ? help
  enter           open a server: windows, last ten minutes, its requests
  up down j k     move      s > <  sort by the next column     r  turn the order
- /               filter by server, model, client              esc  back, clear it
+ /               filter by server, model, client              esc  back, clear
  w               window: 10 s, 60 s, 600 s                     p space  pause
  q               quit
 

@@ -150,15 +150,25 @@ fn draw_foot(frame: &mut Frame<'_>, app: &App, area: Rect) {
         frame.render_widget(Paragraph::new(problem.clone().red()), area);
         return;
     }
-    let keys = match app.screen {
-        Screen::Servers => {
-            "enter open  2 requests  3 failed  s sort  w window  / filter  p pause  ? help  q quit"
-        }
-        _ => {
-            "esc back  1 servers  2 requests  3 failed  w window  / filter  p pause  ? help  q quit"
-        }
+    let first: &[_] = match app.screen {
+        Screen::Servers => &["enter open", "2 requests", "3 failed", "s sort"],
+        _ => &["esc back", "1 servers", "2 requests", "3 failed"],
     };
+    let keys = keys(first, area.width.into());
     frame.render_widget(Paragraph::new(Span::styled(keys, DIM)), area);
+}
+
+/// What keys do, as many as fit: how to leave and where the rest is said are always among them.
+fn keys(first: &[&str], width: usize) -> String {
+    const LAST: &str = "? help  q quit";
+    let mut all = String::new();
+    for key in first.iter().chain(&["w window", "/ filter", "p pause"]) {
+        if all.len() + key.len() + LAST.len() + 2 <= width {
+            all += key;
+            all += "  ";
+        }
+    }
+    all + LAST
 }
 
 /// A table with one line chosen.

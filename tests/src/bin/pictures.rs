@@ -1,4 +1,5 @@
-//! A real run, and a picture of what the dashboard says of it. `cargo xtask dashboards --picture` starts it.
+//! A real run, and pictures of what the dashboard, the live page and `top` show of it. `cargo xtask pictures`
+//! starts it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,31 +9,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use llmtrace_tests::agent::Options;
+use llmtrace_tests::agent::{Agent, Options};
 use llmtrace_tests::monitoring::{Board, Prometheus, Traffic, file, text};
 use llmtrace_tests::net::free_port;
 use llmtrace_tests::paths::{self, TempDir};
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
-use serde_json::json;
+use llmtrace_tests::terminal::Terminal;
+use serde_json::{Value, json};
 
 /// Rows that have data without prices, targets and a GPU.
 const ROWS: [&str; 5] =
     ["Health", "Traffic and errors", "Latency", "Aborts, stalls and waiting", "Load and quality"];
 const CAPTION: &str = "Drawn from the dashboard's own queries by dashboards/picture, not by Grafana: a real run of llama.cpp and two scripted servers, traced by eBPF, scraped by Prometheus.";
 const WIDTH: u32 = 1440;
+/// Of the live page.
+const PAGE: (u32, u32) = (1280, 1010);
+/// Of the terminal, in characters.
+const TERMINAL: (u16, u16) = (110, 18);
 
 #[derive(Parser)]
 struct Cli {
-    /// Where the picture goes
-    picture: PathBuf,
+    /// The folder of the pictures
+    folder: PathBuf,
     /// How long clients ask
     #[arg(long, default_value_t = 240)]
     seconds: u64,
 }
 
 fn main() -> Result<()> {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.folder = std::path::absolute(&cli.folder)?;
     let servers = [Server::app(Model::Thread), Server::app(Model::Thread), Server::llama()];
     let mut options = Options::default();
     for server in &servers {
@@ -45,6 +52,10 @@ fn main() -> Result<()> {
     let small = Traffic::app(&servers[1], "chat-8b", 6);
     let llama = Traffic::llama(&servers[2], 8);
     small.set_faults(false);
+    // As large models answer: what else this machine does is then small against it.
+    for traffic in [&large, &small, &llama] {
+        traffic.set_pace(6);
+    }
 
     let begin = Instant::now();
     let length = Duration::from_secs(cli.seconds);
@@ -58,10 +69,72 @@ fn main() -> Result<()> {
         large.set_faults((0.45..0.7).contains(&part));
         sleep(Duration::from_millis(200));
     }
-    picture(&prometheus, cli.seconds, &cli.picture)
+    // While clients still ask.
+    top(&agent, &cli.folder.join("top.png"))?;
+    page(&agent, &cli.folder)?;
+    dashboard(&prometheus, cli.seconds, &cli.folder.join("dashboard.png"))
 }
 
-fn picture(prometheus: &Prometheus, seconds: u64, out: &Path) -> Result<()> {
+/// The live page, by day and by night.
+fn page(agent: &Agent, folder: &Path) -> Result<()> {
+    let files =
+        ["light", "dark"].map(|colours| (colours, folder.join(format!("page-{colours}.png"))));
+    let shots: Vec<_> =
+        files.iter().map(|(colours, file)| json!({ "colours": colours, "file": file })).collect();
+    shoot(&json!({
+        "url": format!("http://127.0.0.1:{}/", agent.port()),
+        "width": PAGE.0,
+        "height": PAGE.1,
+        "wait": "document.querySelectorAll('#servers tbody tr').length >= 3",
+        "shots": shots,
+    }))?;
+    files.iter().try_for_each(|(_, file)| finish(file))
+}
+
+/// `llmtrace top` in tmux, whose screen is drawn by xterm.js.
+fn top(agent: &Agent, out: &Path) -> Result<()> {
+    let connect = format!("top --connect http://127.0.0.1:{}", agent.port());
+    let command = format!("{} {connect}", paths::agent().display());
+    let (columns, rows) = TERMINAL;
+    let terminal = Terminal::sized("pictures", &command, columns, rows);
+    terminal.wait_for(&["chat-70b", "chat-8b", "tiny"]);
+    // Until its sparklines are full.
+    sleep(Duration::from_secs(70));
+    let screen = terminal.colours();
+    let xterm = paths::node_modules().join("@xterm/xterm");
+    let html = text("picture/terminal.html")
+        .replace("@XTERM@", &format!("file://{}", xterm.display()))
+        .replace("@COLUMNS@", &columns.to_string())
+        .replace("@ROWS@", &rows.to_string())
+        .replace(
+            "@SCREEN@",
+            &json!(screen.trim_end_matches('\n').replace('\n', "\r\n")).to_string(),
+        );
+    let dir = TempDir::new();
+    let file = dir.join("terminal.html");
+    fs::write(&file, html)?;
+    shoot(&json!({
+        "url": format!("file://{}", file.display()),
+        "width": WIDTH,
+        "height": 900,
+        "wait": "window.done === true",
+        "shots": [{ "colours": "dark", "file": out, "selector": "#terminal" }],
+    }))?;
+    finish(out)
+}
+
+fn shoot(job: &Value) -> Result<()> {
+    let profile = TempDir::new();
+    let mut node = Command::new("node");
+    node.arg(paths::app("shots.mjs")).arg(paths::chromium()).arg(paths::node_modules());
+    let output = node.arg(profile.path()).arg(job.to_string()).output().context("node")?;
+    if !output.status.success() {
+        bail!("shots.mjs: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+fn dashboard(prometheus: &Prometheus, seconds: u64, out: &Path) -> Result<()> {
     let end = prometheus.now().floor();
     let run = json!({
         "board": Board::read("llmtrace-serving").json,
@@ -92,12 +165,16 @@ fn picture(prometheus: &Prometheus, seconds: u64, out: &Path) -> Result<()> {
     let Some(height) = title.strip_prefix("done ").and_then(|h| h.parse::<u32>().ok()) else {
         bail!("the page says: {title}");
     };
-    let shot = format!("--screenshot={}", std::path::absolute(out)?.display());
+    let shot = format!("--screenshot={}", out.display());
     chromium(
         &dir,
         &html,
         &[&format!("--window-size={WIDTH},{height}"), "--hide-scrollbars", &shot],
     )?;
+    finish(out)
+}
+
+fn finish(out: &Path) -> Result<()> {
     // A palette of 256 is enough for lines and text, and a third of the size.
     let mut quantise = Command::new("pngquant");
     quantise.args(["--force", "--strip", "--speed=1", "--output"]).args([
@@ -110,7 +187,7 @@ fn picture(prometheus: &Prometheus, seconds: u64, out: &Path) -> Result<()> {
         bail!("pngquant: {status}");
     }
     let size = fs::metadata(out)?.len();
-    println!("{}: {WIDTH} x {height}, {} KB", out.display(), size / 1000);
+    println!("{}: {} KB", out.display(), size / 1000);
     Ok(())
 }
 
