@@ -36,6 +36,9 @@ pub struct Out {
 
 impl Out {
     pub(super) fn new(metrics: Metrics, log: Option<RequestLog<Box<dyn Write>>>) -> Self {
+        if log.is_some() {
+            metrics.log_failed(0);
+        }
         Self {
             metrics,
             watches: Vec::new(),
@@ -87,10 +90,10 @@ impl Out {
     }
 
     fn logged(&mut self, result: io::Result<()>) {
-        if let Err(e) = result
-            && !std::mem::replace(&mut self.log_failed, true)
-        {
-            log::error!("request log: {e}; further failures are not reported");
+        let Err(e) = result else { return };
+        self.metrics.log_failed(1);
+        if !std::mem::replace(&mut self.log_failed, true) {
+            log::error!("request log: {e}; further failures are counted and not reported");
         }
     }
 
@@ -195,6 +198,8 @@ mod tests {
         finish(&mut out);
         out.flush();
         assert!(out.log_failed, "no more lines have to come for that");
+        let text = out.metrics.encode_text();
+        assert!(text.contains("llmtrace_request_log_errors_total 1\n"), "{text}");
     }
 
     #[test]

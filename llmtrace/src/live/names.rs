@@ -7,14 +7,14 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::second::MAX_SECONDS;
-use crate::llm::Role;
+use crate::llm::{MAX_LABEL, Role};
 
 /// Most series of role, server and model at a time; more are one, [`OTHER`], for each role.
 pub const MAX_SERIES: usize = 1_024;
 /// Most models that are known at a time.
 pub const MAX_MODELS: usize = 256;
-/// Longest name, in bytes.
-const MAX_NAME: usize = 128;
+/// Longest name, in bytes: that of a server.
+const MAX_NAME: usize = MAX_LABEL;
 /// What has no series of its own.
 pub const OTHER: &str = "other";
 

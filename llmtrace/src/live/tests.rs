@@ -313,7 +313,10 @@ fn names_from_the_wire_are_bounded() {
     assert!(summary.servers.len() <= MAX_SERIES + 2, "{}", summary.servers.len());
     for s in &summary.servers {
         for name in [&s.key.server, &s.key.model] {
-            assert!(name.len() <= 128 && !name.contains(char::is_control), "{name:?}");
+            assert!(
+                name.len() <= crate::llm::MAX_LABEL && !name.contains(char::is_control),
+                "{name:?}"
+            );
         }
     }
     let models: std::collections::HashSet<_> =

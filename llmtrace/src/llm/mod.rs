@@ -25,4 +25,4 @@ pub use outcome::{
 };
 pub use payload::{MAX_PAYLOAD, Payload, Text};
 pub use progress::{Progress, RECENT_GAPS, Running};
-pub use watch::{Peer, Watch};
+pub use watch::{MAX_LABEL, Peer, Watch};

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use super::outcome::{Finished, Ns, Role};
 use super::progress::Running;
 
+/// Longest name of an end, in bytes: names of a pod and of a container have at most 63 each, as a
+/// rule.
+pub const MAX_LABEL: usize = 144;
+
 /// Who was at the two ends of an exchange.
 #[derive(Clone, Debug)]
 pub struct Peer {

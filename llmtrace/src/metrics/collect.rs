@@ -243,6 +243,8 @@ fn sent(out: &mut Families, outgoing: &Outgoing) {
     out.add(&defs::ANOMALIES, anomalies.map(|(labels, n)| (None, *labels, *n as f64)));
     let told = outgoing.notifications.into_iter().flat_map(BySent::all);
     out.add(&defs::NOTIFICATIONS, told.map(|(result, n)| (None, [result], n as f64)));
+    let log_errors = outgoing.log_errors.into_iter();
+    out.add(&defs::REQUEST_LOG_ERRORS, log_errors.map(|n| (None, [], n as f64)));
     let items = outgoing
         .otlp
         .iter()

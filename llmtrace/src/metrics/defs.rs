@@ -121,6 +121,8 @@ defs! {
         "Alerts that were sent to the Alertmanager, those that were sent again included: ok, failed (tried again) or dropped.";
     OTLP_ITEMS: COUNTER "llmtrace_otlp_items_total" false ["signal", "result"]
         "Spans and points of metrics that were exported: ok, failed (tried again) or dropped.";
+    REQUEST_LOG_ERRORS: COUNTER "llmtrace_request_log_errors_total" false []
+        "Writes of the request log that failed: lines are missing in it, or cut. Absent without such a log.";
     BUILD_INFO: GAUGE "llmtrace_build_info" false ["version"]
         "1, with the version of the agent.";
     BACKEND_INFO: GAUGE "llmtrace_backend_info" false ["backend"]

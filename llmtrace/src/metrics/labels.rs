@@ -4,14 +4,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::llm::{Outcome, Phase, Role, TokenSource};
+use crate::llm::{MAX_LABEL, Outcome, Phase, Role, TokenSource};
 
 /// Most models that get a label of their own.
 pub const MAX_MODELS: usize = 100;
 /// Most servers that get a label of their own.
 pub const MAX_SERVERS: usize = 1_000;
-/// Longest label value, in bytes.
-pub const MAX_VALUE: usize = 128;
+/// Longest label value, in bytes: that of a server.
+pub const MAX_VALUE: usize = MAX_LABEL;
 /// What has no label of its own.
 pub const OTHER: &str = "other";
 

@@ -194,6 +194,11 @@ impl Metrics {
         self.shared.lock().outgoing.notifications.get_or_insert_default().add(result, n);
     }
 
+    /// So many more writes of the request log have failed; 0 says that there is a log.
+    pub fn log_failed(&self, n: u64) {
+        *self.shared.lock().outgoing.log_errors.get_or_insert_default() += n;
+    }
+
     /// So many spans or points of metrics were exported, with this result.
     pub fn exported(&self, signal: &'static str, result: Sent, n: u64) {
         self.shared.lock().outgoing.otlp.entry(signal).or_default().add(result, n);

@@ -52,6 +52,8 @@ pub(super) struct Outgoing {
     pub(super) anomalies: BTreeMap<[&'static str; 3], u64>,
     /// None if nobody is told.
     pub(super) notifications: Option<BySent>,
+    /// Of the request log; None if there is none.
+    pub(super) log_errors: Option<u64>,
     /// By signal of OTLP.
     pub(super) otlp: BTreeMap<&'static str, BySent>,
 }

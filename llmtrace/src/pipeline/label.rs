@@ -3,12 +3,8 @@
 use std::sync::Arc;
 
 use super::Sink;
-use crate::llm::{Peer, Role};
+use crate::llm::{MAX_LABEL, Peer, Role};
 use crate::record::{Address, Open};
-
-/// Longest label of an end, in bytes: names of a pod and of a container have at most 63 each, as a
-/// rule.
-pub const MAX_LABEL: usize = 144;
 
 /// Names both ends.
 pub(super) fn peer<K: Sink>(role: Role, open: Option<&Open>, pid: u32, sink: &mut K) -> Peer {

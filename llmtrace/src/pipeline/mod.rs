@@ -33,7 +33,6 @@ use rustc_hash::FxHashSet;
 
 pub use counts::{Counts, Lost, RECORD_KINDS, Resync, Verdict};
 pub use held::LONG_WRITE_NS;
-pub use label::MAX_LABEL;
 pub use sink::Sink;
 
 use crate::conn::{Entry, Slot, Stream, Table};
