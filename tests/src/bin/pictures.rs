@@ -85,7 +85,7 @@ fn page(agent: &Agent, folder: &Path) -> Result<()> {
         "url": format!("http://127.0.0.1:{}/", agent.port()),
         "width": PAGE.0,
         "height": PAGE.1,
-        "wait": "document.querySelectorAll('#servers tbody tr').length >= 3",
+        "wait": "#servers tbody tr:nth-child(3)",
         "shots": shots,
     }))?;
     files.iter().try_for_each(|(_, file)| finish(file))
@@ -117,7 +117,7 @@ fn top(agent: &Agent, out: &Path) -> Result<()> {
         "url": format!("file://{}", file.display()),
         "width": WIDTH,
         "height": 900,
-        "wait": "window.done === true",
+        "wait": "#terminal.done",
         "shots": [{ "colours": "dark", "file": out, "selector": "#terminal" }],
     }))?;
     finish(out)
