@@ -257,7 +257,7 @@ fn tokio_rustls_with_short_connections() {
     let client = |client: usize| {
         let send = |request: &Request| Connection::new(&relay.address).send(request).unwrap();
         let who = |n| format!("short/{client}/{n}");
-        (0..EACH).map(|n| send(&Request::new(&who(n), &Ask::default()))).collect::<Vec<_>>()
+        (0..EACH).map(|n| send(&Request::new(who(n), &Ask::default()))).collect::<Vec<_>>()
     };
     let records: Vec<Record> = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
