@@ -1,5 +1,6 @@
 //! Servers and clients that speak TLS: their plaintext is traced as if there were none.
 
+use std::thread;
 use std::time::Duration;
 
 use llmtrace_tests::agent::{Entry, Options, require_bpf, serial};
@@ -239,4 +240,35 @@ fn tokio_rustls_at_both_ends() {
         let arguments = [arguments, &["--upstream-tls"]].concat();
         check_proxy(&upstream, &Server::relay(&upstream, &arguments), "rustls", leave, true);
     }
+}
+
+/// A connection for each request, many at a time, at both ends: the memory of keys is used again and
+/// again, and each time by another connection.
+#[test]
+fn tokio_rustls_with_short_connections() {
+    const CLIENTS: usize = 16;
+    const EACH: usize = 12;
+    require_bpf();
+    let _alone = serial();
+    let upstream = Server::app_tls_by("rustls", free_port());
+    let relay = Server::relay(&upstream, &["--threads", "3", "--upstream-tls"]);
+    let agent = Options::default().pid(relay.id()).pid(upstream.id()).start();
+    agent.wait_for_library("rustls");
+    let client = |client: usize| {
+        let send = |request: &Request| Connection::new(&relay.address).send(request).unwrap();
+        let who = |n| format!("short/{client}/{n}");
+        (0..EACH).map(|n| send(&Request::new(who(n), &Ask::default()))).collect::<Vec<_>>()
+    };
+    let records: Vec<Record> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    agent.wait_for_requests("client", records.len());
+    agent.wait_for_requests("server", 2 * records.len());
+    let entries = agent.stop();
+    assert_eq!(entries.len(), 3 * records.len(), "each request once at each end");
+    assert!(entries.iter().all(|entry| entry.tls));
+    assert_same(&records, &hop(&entries, "server", Some(relay.port())));
+    assert_same(&records, &hop(&entries, "client", Some(upstream.port())));
+    assert_same(&records, &hop(&entries, "server", Some(upstream.port())));
 }
