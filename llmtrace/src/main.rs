@@ -1,6 +1,6 @@
 //! The `llmtrace` command.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use llmtrace::{
     cli::{self, Command},
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error:#}");
             // 3: another argument would not help; the kernel or the privileges have to change.
@@ -33,4 +34,9 @@ fn main() -> ExitCode {
             ExitCode::from(if unsupported { 3 } else { 1 })
         }
     }
+}
+
+/// Whether somebody who reads what is printed has seen enough, as `head` has.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

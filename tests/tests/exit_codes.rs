@@ -84,6 +84,19 @@ fn a_listen_address_in_use_is_1_and_named() {
     assert!(printed.contains(&addr), "{printed}");
 }
 
+/// Who reads a pipe may stop at any time, as `head` does.
+#[test]
+fn nobody_who_reads_on_is_0() {
+    for args in [&["discover", "--json"][..], &["completions", "zsh"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(paths::agent()).args(args).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        assert!(!said.to_lowercase().contains("pipe"), "{args:?}: {said}");
+    }
+}
+
 #[test]
 fn help_and_version_are_0() {
     for flag in ["--help", "--version"] {

@@ -45,11 +45,7 @@ pub fn man(args: &ManArgs) -> Result<()> {
 }
 
 fn print(bytes: &[u8]) -> Result<()> {
-    match std::io::stdout().write_all(bytes) {
-        // Who reads a pipe may stop at any time.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    Ok(std::io::stdout().write_all(bytes)?)
 }
 
 #[cfg(test)]
