@@ -1,6 +1,6 @@
 //! Attaches the kernel programs to functions of a file.
 
-use std::{fs::File, os::fd::AsRawFd, path::PathBuf};
+use std::{fs::File, os::fd::AsRawFd, path::PathBuf, thread};
 
 use aya::{
     Ebpf,
@@ -85,10 +85,15 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe,
     Ok(program)
 }
 
+/// The kernel waits a tenth of a second for each, in which the ring of a busy server would fill: a
+/// thread of its own waits for it.
 pub fn detach(ebpf: &mut Ebpf, attached: Attached) {
+    let mut links = Vec::new();
     for (name, link) in attached.0 {
         if let Ok(program) = program(ebpf, name) {
-            let _ = program.detach(link);
+            links.extend(program.take_link(link));
         }
     }
+    // Without a thread they are dropped here, which is as good but for the wait.
+    let _ = thread::Builder::new().name("detach".into()).spawn(move || drop(links));
 }
