@@ -112,7 +112,7 @@ pub struct Scenario {
     pub sight: fn(chosen: &str, n: usize) -> Sight,
 }
 
-/// Threads that wait for their next request: a kernel of two processors has ten kretprobes.
+/// Threads that wait for their next request in a read, all at once.
 const WAITING: usize = 24;
 
 const fn whole(name: &'static str, run: fn(&str, &Servers, &mut Early) -> Vec<Record>) -> Scenario {
@@ -168,8 +168,7 @@ pub const SCENARIOS: &[Scenario] = &[
         let numbered = servers.iter().enumerate();
         numbered.map(|(n, server)| send(&mut connection(server), &ask(name, n))).collect()
     }),
-    // More reads under way than there are kretprobes for: the returns of most are skipped, and found
-    // at the end of their system calls.
+    // Every read begins long before its bytes come, and other threads read meanwhile.
     whole("waiting-readers", |name, servers, _| {
         let mut waiting: Vec<_> =
             (0..WAITING).map(|_| Connection::new(&servers.tcp4.address)).collect();
