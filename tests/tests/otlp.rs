@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use llmtrace_tests::agent::{Options, require_bpf, serial};
+use llmtrace_tests::agent::{Agent, Options, require_bpf, serial};
 use llmtrace_tests::client::{Request, load};
 use llmtrace_tests::clock::{self, wait_for};
 use llmtrace_tests::net::free_port;
@@ -49,6 +49,17 @@ fn collector(port: u16, to: u16) -> Process {
     collector
 }
 
+/// An agent that exports to `port`, packed and twice a second.
+fn exporting(server: &Server, dir: &TempDir, port: u16) -> Agent {
+    let config = dir.join("llmtrace.toml");
+    fs::write(&config, "[otlp]\ninterval = '500ms'\ncompression = 'gzip'\n").unwrap();
+    Options::default()
+        .pid(server.id())
+        .arg("--config", &config)
+        .arg("--otlp-endpoint", format!("http://127.0.0.1:{port}"))
+        .start()
+}
+
 /// Waits until `file` has so many spans, and gives them.
 #[track_caller]
 fn wait_for_spans(file: &Path, count: usize) -> Vec<Value> {
@@ -70,13 +81,8 @@ fn spans_are_children_of_their_callers_and_have_the_times_of_the_kernel() {
     let _alone = serial();
     let server = Server::app(Model::Thread);
     let dir = TempDir::new();
-    let (config, file, port) = (dir.join("llmtrace.toml"), dir.join("otlp.jsonl"), free_port());
-    fs::write(&config, "[otlp]\ninterval = '500ms'\ncompression = 'gzip'\n").unwrap();
-    let agent = Options::default()
-        .pid(server.id())
-        .arg("--config", &config)
-        .arg("--otlp-endpoint", format!("http://127.0.0.1:{port}"))
-        .start();
+    let (file, port) = (dir.join("otlp.jsonl"), free_port());
+    let agent = exporting(&server, &dir, port);
 
     let ask = Ask {
         plan: Plan { first_delay_ms: 20, interval_us: 2_000, ..Plan::default() },
@@ -198,15 +204,9 @@ fn a_real_collector_that_comes_late_and_is_killed_hands_everything_on() {
     let _alone = serial();
     let server = Server::app(Model::Thread);
     let dir = TempDir::new();
-    let (config, file) = (dir.join("llmtrace.toml"), dir.join("otlp.jsonl"));
-    let (port, end) = (free_port(), free_port());
+    let (file, port, end) = (dir.join("otlp.jsonl"), free_port(), free_port());
     let _receiver = receiver(end, &file, &[]);
-    fs::write(&config, "[otlp]\ninterval = '500ms'\ncompression = 'gzip'\n").unwrap();
-    let agent = Options::default()
-        .pid(server.id())
-        .arg("--config", &config)
-        .arg("--otlp-endpoint", format!("http://127.0.0.1:{port}"))
-        .start();
+    let agent = exporting(&server, &dir, port);
     let items = |signal, result| {
         let labels = [("signal", signal), ("result", result)];
         agent.metrics().sum("llmtrace_otlp_items_total", &labels)
@@ -309,7 +309,7 @@ fn a_reload_flushes_to_the_old_collector_and_goes_on_with_the_new_one() {
     let to =
         |n: usize| format!("[otlp]\nendpoint = 'http://127.0.0.1:{}'\ninterval = '1h'\n", ports[n]);
     let mut said = 0;
-    let mut reload = |agent: &llmtrace_tests::agent::Agent, text: &str| {
+    let mut reload = |agent: &Agent, text: &str| {
         fs::write(&config, text).unwrap();
         agent.signal(Signal::HUP);
         said += 1;
