@@ -66,7 +66,7 @@ pub fn attach(ebpf: &mut Ebpf, file: &File, points: &[Point]) -> Result<Attached
             match linked {
                 Ok(link) => attached.0.push((name, link)),
                 Err(e) => {
-                    detach(ebpf, attached);
+                    detach(ebpf, [attached]);
                     return Err(format!("{name} at {offset:#x}: {e}"));
                 }
             }
@@ -85,15 +85,17 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe,
     Ok(program)
 }
 
-/// The kernel waits a tenth of a second for each, in which the ring of a busy server would fill: a
-/// thread of its own waits for it.
-pub fn detach(ebpf: &mut Ebpf, attached: Attached) {
+/// The kernel waits a tenth of a second for each link, in which the ring of a busy server would fill:
+/// a thread of its own waits for it.
+pub fn detach(ebpf: &mut Ebpf, attached: impl IntoIterator<Item = Attached>) {
     let mut links = Vec::new();
-    for (name, link) in attached.0 {
+    for (name, link) in attached.into_iter().flat_map(|attached| attached.0) {
         if let Ok(program) = program(ebpf, name) {
             links.extend(program.take_link(link));
         }
     }
-    // Without a thread they are dropped here, which is as good but for the wait.
-    let _ = thread::Builder::new().name("detach".into()).spawn(move || drop(links));
+    if !links.is_empty() {
+        // Without a thread they are dropped here, which is as good but for the wait.
+        let _ = thread::Builder::new().name("detach".into()).spawn(move || drop(links));
+    }
 }

@@ -260,19 +260,14 @@ impl Tls {
     /// Lets go of files that none of the targets had mapped in the sweep that is over.
     fn let_go(&mut self, ebpf: &mut Ebpf) {
         let mapped = std::mem::take(&mut self.sweep.mapped);
-        let gone: Vec<FileId> = self
+        let gone = self
             .files
-            .iter()
-            .filter(|(id, known)| matches!(known, Known::Read(_)) && !mapped.contains(id))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            if let Some(Known::Read(libraries)) = self.files.remove(&id) {
-                for library in libraries {
-                    attach::detach(ebpf, library.links);
-                }
-            }
-        }
+            .extract_if(|id, known| matches!(known, Known::Read(_)) && !mapped.contains(id));
+        let libraries = gone.flat_map(|(_, known)| match known {
+            Known::Read(libraries) => libraries,
+            Known::Asked => Vec::new(),
+        });
+        attach::detach(ebpf, libraries.map(|library| library.links));
     }
 
     /// Libraries by kind and by what became of them.
