@@ -405,7 +405,6 @@ extern "C" fn tls_carried() -> i32 {
     }
     written(key(tid, true), tid, sock, inode);
     written(key(tid, false), tid, sock, inode);
-    rustls::written(tid, sock, inode);
     0
 }
 
@@ -428,11 +427,11 @@ fn within(key: u64, sock: u64, inode: u64) -> bool {
 fn written(key: u64, tid: u32, sock: u64, inode: u64) {
     let Some(thread) = TLS_THREADS.get_ptr_mut(key) else { return };
     // SAFETY: a pointer into the map, checked; only this thread writes to it.
-    let object = unsafe {
-        let object = (*thread).writer;
-        (*thread).writer = 0;
-        object
-    };
+    let thread = unsafe { &mut *thread };
+    if thread.encrypter != 0 {
+        rustls::written(thread, sock, inode);
+    }
+    let object = core::mem::take(&mut thread.writer);
     if object == 0 || is_taken(sock, inode) {
         return;
     }

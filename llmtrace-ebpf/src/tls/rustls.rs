@@ -22,7 +22,7 @@ use llmtrace_common::{
 
 use super::{
     By, announce, call, header, identity, ids, joined, key,
-    maps::{Key, Keys, RUSTLS_KEYS, RUSTLS_SOCKETS, TLS_CONNS, TLS_THREADS},
+    maps::{Key, Keys, RUSTLS_KEYS, RUSTLS_SOCKETS, TLS_CONNS, TLS_THREADS, Thread},
     new_conn, say, thread_of,
 };
 use crate::{
@@ -378,17 +378,10 @@ fn wants(tid: u32, id: u64, used: &Key) {
     thread.encrypter_over = u64::from(used.state & key_state::OVER);
 }
 
-/// A thread has written to a TLS socket.
+/// A thread whose last encrypter has no socket yet has written to a TLS socket.
 #[inline(never)]
-pub fn written(tid: u32, sock: u64, inode: u64) {
-    let Some(thread) = TLS_THREADS.get_ptr_mut(key(tid, true)) else { return };
-    // SAFETY: a pointer into the map, checked; only this thread writes to it.
-    let thread = unsafe { &mut *thread };
-    let id = thread.encrypter;
-    if id == 0 {
-        return;
-    }
-    thread.encrypter = 0;
+pub fn written(thread: &mut Thread, sock: u64, inode: u64) {
+    let id = core::mem::take(&mut thread.encrypter);
     let Some(keys) = keys_of(sock, inode) else { return };
     // SAFETY: a pointer into the map, checked.
     let keys = unsafe { &mut *keys };
