@@ -160,6 +160,8 @@ impl Agent {
             next_usage: 0,
         };
         agent.began()?;
+        // Whoever asks before the first step finds every counter too.
+        agent.beat(monotonic_ns());
         Ok(agent)
     }
 
