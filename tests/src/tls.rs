@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore};
+
+use crate::net;
 
 /// A certificate for localhost and its key, made anew for each test process.
 struct Identity {
@@ -30,6 +32,21 @@ static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
         client: Arc::new(client),
     }
 });
+
+/// Makes a TLS connection of a socket.
+pub type Accept = Box<dyn Fn(TcpStream) -> io::Result<net::Stream>>;
+
+/// The next connection whose handshake is done.
+pub fn accept(listener: &TcpListener, by: &Accept) -> io::Result<net::Stream> {
+    loop {
+        let (socket, _) = listener.accept()?;
+        socket.set_nodelay(true)?;
+        // One that only looks whether somebody listens says nothing.
+        if let Ok(stream) = by(socket) {
+            return Ok(stream);
+        }
+    }
+}
 
 /// Files with the certificate and its key, for a server.
 #[derive(Clone, Debug)]

@@ -13,16 +13,23 @@ impl Server {
     /// Our threaded server, which ends TLS itself by the machine's OpenSSL.
     #[track_caller]
     pub fn app_tls_on(port: u16) -> Self {
-        Self::app_tls_by("openssl", port)
+        Self::app_tls_by("server", port, false)
     }
 
-    /// The same; `by` is who does the TLS.
+    /// The same by rustls.
     #[track_caller]
-    pub fn app_tls_by(by: &str, port: u16) -> Self {
+    pub fn app_rustls_on(port: u16) -> Self {
+        Self::app_tls_by("rustls_server", port, false)
+    }
+
+    /// The same; `program` says by which library, and `kernel` that the kernel does it with its keys.
+    #[track_caller]
+    pub fn app_tls_by(program: &str, port: u16, kernel: bool) -> Self {
         let dir = TempDir::new();
         let files = Files::write(dir.path());
-        let mut command = Command::new(paths::own_bin("server"));
-        command.args(["app", "--port"]).arg(port.to_string()).args(["--tls", by]);
+        let mut command = Command::new(paths::own_bin(program));
+        command.args(["app", "--port"]).arg(port.to_string());
+        command.args(kernel.then_some("--kernel"));
         command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }
@@ -30,7 +37,7 @@ impl Server {
     /// Our relay on tokio-rustls, with further arguments.
     #[track_caller]
     pub fn relay(upstream: &Self, arguments: &[&str]) -> Self {
-        Self::relay_at(&paths::own_bin("server"), upstream, arguments)
+        Self::relay_at(&paths::own_bin("rustls_server"), upstream, arguments)
     }
 
     /// The same, by another copy of its program.

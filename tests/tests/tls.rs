@@ -95,7 +95,7 @@ fn uvicorn_uvloop() {
 fn rustls_threads() {
     require_bpf();
     let _alone = serial();
-    check(&Server::app_tls_by("rustls", free_port()), "rustls");
+    check(&Server::app_rustls_on(free_port()), "rustls");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn tokio_rustls_in_mid_connection() {
 fn tokio_rustls_at_both_ends() {
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app_tls_by("openssl", free_port());
+    let upstream = Server::app_tls_on(free_port());
     for arguments in [["--threads", "1", "--tls12"].as_slice(), &["--threads", "4"]] {
         let arguments = [arguments, &["--upstream-tls"]].concat();
         check_proxy(&upstream, &Server::relay(&upstream, &arguments), "rustls", leave, true);
@@ -250,7 +250,7 @@ fn tokio_rustls_with_short_connections() {
     const EACH: usize = 12;
     require_bpf();
     let _alone = serial();
-    let upstream = Server::app_tls_by("rustls", free_port());
+    let upstream = Server::app_rustls_on(free_port());
     let relay = Server::relay(&upstream, &["--threads", "3", "--upstream-tls"]);
     let agent = Options::default().pid(relay.id()).pid(upstream.id()).start();
     agent.wait_for_library("rustls");

@@ -213,7 +213,7 @@ fn what_cannot_be_probed_is_reported() {
     let dir = TempDir::new();
     let program = dir.join("stripped");
     let mut strip = Command::new("strip");
-    strip.arg("-o").arg(&program).arg(paths::own_bin("server"));
+    strip.arg("-o").arg(&program).arg(paths::own_bin("rustls_server"));
     assert!(strip.status().expect("binutils are there, as Rust links by them").success());
     let upstream = Server::app(Model::Thread);
     let server = Server::relay_at(&program, &upstream, &["--threads", "1"]);

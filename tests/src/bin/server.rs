@@ -2,7 +2,7 @@
 //! `server parrot` answers with what it was sent, `server cost` measures its own calls.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::servers::log::Log;
 use llmtrace_tests::servers::openssl::{self, Context};
-use llmtrace_tests::servers::{app, cost, flood, parrot, relay, rust_tls};
-use llmtrace_tests::{fork, pass, uring};
+use llmtrace_tests::servers::{app, cost, flood, parrot};
+use llmtrace_tests::{fork, pass, tls, uring};
 
 #[derive(Parser)]
 struct Cli {
@@ -65,17 +65,15 @@ enum Mode {
         certificate: Option<PathBuf>,
         #[arg(long)]
         key: Option<PathBuf>,
-        /// Who does the TLS
-        #[arg(long, value_enum, default_value = "openssl", requires = "certificate")]
-        tls: Tls,
+        /// Gives the kernel the keys, which then does the TLS; OpenSSL is called all the same
+        #[arg(long, requires = "certificate")]
+        kernel: bool,
     },
     /// Answers with the request's body as the raw bytes of a response, and closes.
     Parrot {
         #[arg(long)]
         port: u16,
     },
-    /// Ends TLS by tokio-rustls in front of another server.
-    Relay(relay::Options),
     /// Measures what its own calls cost.
     Cost {
         #[arg(long)]
@@ -101,42 +99,6 @@ enum Mode {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Tls {
-    Openssl,
-    Rustls,
-    /// The kernel, by keys that OpenSSL gave it; OpenSSL is called all the same
-    OpensslKernel,
-    /// The kernel, by keys that rustls gave it
-    RustlsKernel,
-}
-
-/// Makes a TLS connection of a socket.
-type Accept = Box<dyn Fn(TcpStream) -> io::Result<Stream>>;
-
-impl Tls {
-    fn acceptor(self, certificate: &Path, key: &Path) -> io::Result<Accept> {
-        let by_openssl = |context: Context| -> Accept {
-            let context = Arc::new(context);
-            Box::new(move |socket| {
-                openssl::Shared::new(context.accept(socket)?).map(Stream::OpenSsl)
-            })
-        };
-        Ok(match self {
-            Self::Openssl => by_openssl(Context::new(certificate, key)?),
-            Self::OpensslKernel => by_openssl(Context::for_kernel(certificate, key)?),
-            Self::Rustls => {
-                let context = rust_tls::Context::new(certificate, key)?;
-                Box::new(move |socket| context.accept(socket).map(Stream::Tls))
-            }
-            Self::RustlsKernel => {
-                let context = rust_tls::Context::new(certificate, key)?;
-                Box::new(move |socket| context.accept_for_kernel(socket).map(Stream::Tcp))
-            }
-        })
-    }
-}
-
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
@@ -155,7 +117,7 @@ fn main() -> anyhow::Result<()> {
             by,
             certificate,
             key,
-            tls,
+            kernel,
         } => {
             let log = log.map(|path| Log::open(&path)).transpose()?;
             if by == Model::Fork {
@@ -210,20 +172,13 @@ fn main() -> anyhow::Result<()> {
                     }
                 }
                 let files = certificate.zip(key);
-                let tls = files.map(|(certificate, key)| tls.acceptor(&certificate, &key));
-                let tls = tls.transpose()?;
+                let openssl = files.map(|(certificate, key)| acceptor(&certificate, &key, kernel));
+                let openssl = openssl.transpose()?;
                 let accept = || {
-                    let (mut stream, _) = listener.accept()?;
-                    if let Some(tls) = &tls {
-                        loop {
-                            stream.set_nodelay(true)?;
-                            // One that only looks whether somebody listens says nothing.
-                            if let Ok(connection) = tls(stream) {
-                                return Ok(connection);
-                            }
-                            (stream, _) = listener.accept()?;
-                        }
+                    if let Some(openssl) = &openssl {
+                        return tls::accept(&listener, openssl);
                     }
+                    let (stream, _) = listener.accept()?;
                     stream.set_nodelay(true)?;
                     Ok(if uring {
                         Stream::Uring(Box::new(uring::Socket::new(stream)?))
@@ -240,7 +195,6 @@ fn main() -> anyhow::Result<()> {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             parrot::serve(&listener)?;
         }
-        Mode::Relay(options) => relay::serve(&options)?,
         Mode::Cost { port, calls } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("bind")?;
             cost::serve(&listener, calls)?;
@@ -264,4 +218,15 @@ fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// TLS by OpenSSL.
+fn acceptor(certificate: &Path, key: &Path, kernel: bool) -> io::Result<tls::Accept> {
+    let context = if kernel {
+        Context::for_kernel(certificate, key)?
+    } else {
+        Context::new(certificate, key)?
+    };
+    let context = Arc::new(context);
+    Ok(Box::new(move |socket| openssl::Shared::new(context.accept(socket)?).map(Stream::OpenSsl)))
 }

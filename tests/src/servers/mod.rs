@@ -1,4 +1,4 @@
-//! Our own servers, run by the `server` binary as processes of their own.
+//! Our own servers, run by the `server` and `rustls_server` binaries as processes of their own.
 
 pub mod app;
 pub mod cost;

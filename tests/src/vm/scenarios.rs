@@ -49,9 +49,9 @@ impl Servers {
             tls: Server::app_tls_on(8006),
             waitall: by_calls("waitall", 8011),
             waitall_msg: by_calls("waitall-msg", 8012),
-            rustls: Server::app_tls_by("rustls", 8009),
-            ktls: Server::app_tls_by("rustls-kernel", 8007),
-            ktls_openssl: Server::app_tls_by("openssl-kernel", 8008),
+            rustls: Server::app_rustls_on(8009),
+            ktls: Server::app_tls_by("rustls_server", 8007, true),
+            ktls_openssl: Server::app_tls_by("server", 8008, true),
         }
     }
 

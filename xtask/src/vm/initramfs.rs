@@ -13,7 +13,7 @@ use crate::toolchain::on_path;
 
 /// The first program: mounts what a kernel offers, runs the tests, and switches the machine off.
 const INIT: &str = include_str!("init.sh");
-const PROGRAMS: [&str; 4] = ["llmtrace", "server", "vmtest", "bench"];
+const PROGRAMS: [&str; 5] = ["llmtrace", "server", "rustls_server", "vmtest", "bench"];
 
 const OPENSSL: &str = "libssl.so.3";
 /// Where Debian has its libraries.
