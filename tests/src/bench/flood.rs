@@ -56,7 +56,7 @@ pub fn flood_tls(effort: Effort) -> Table {
 pub fn uvicorn(effort: Effort) -> Table {
     let server = Server::uvicorn("uvloop", "httptools");
     let pairs = pairs(&server, &uvicorn_load(effort), effort.pairs);
-    table("(a) uvicorn + uvloop at its maximum", &pairs)
+    table("(u) uvicorn + uvloop at its maximum", &pairs)
 }
 
 /// How fast the servers are by themselves.

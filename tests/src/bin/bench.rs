@@ -11,8 +11,10 @@ use llmtrace_tests::paths;
 /// Sections, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Section {
-    /// Servers at their maximum, with the agent and without
+    /// The flood of a minimal server, with the agent and without
     A,
+    /// uvicorn at its maximum
+    U,
     /// 100 streams x 50 events/s
     B,
     /// Accuracy against a server's own times
@@ -70,10 +72,8 @@ fn main() -> anyhow::Result<()> {
             continue;
         }
         match section {
-            Section::A => {
-                flood::flood(effort).into_iter().for_each(&mut add);
-                add(flood::uvicorn(effort));
-            }
+            Section::A => flood::flood(effort).into_iter().for_each(&mut add),
+            Section::U => add(flood::uvicorn(effort)),
             Section::B => add(paced::paced(effort)),
             Section::F => add(flood::flood_tls(effort)),
             Section::D => add(accuracy::accuracy(effort)),
