@@ -112,8 +112,9 @@ pub struct Scenario {
     pub sight: fn(chosen: &str, n: usize) -> Sight,
 }
 
-/// Threads that wait for their next request in a read, all at once.
-const WAITING: usize = 24;
+/// Threads that wait for their next request in a read, all at once. Kernels have a kretprobe for each
+/// processor, or ten.
+const WAITING: usize = 40;
 
 const fn whole(name: &'static str, run: fn(&str, &Servers, &mut Early) -> Vec<Record>) -> Scenario {
     Scenario { name, run, sight: |_, _| Sight::Whole }
@@ -168,10 +169,12 @@ pub const SCENARIOS: &[Scenario] = &[
         let numbered = servers.iter().enumerate();
         numbered.map(|(n, server)| send(&mut connection(server), &ask(name, n))).collect()
     }),
-    // Every read begins long before its bytes come, and other threads read meanwhile.
+    // More reads under way than there are kretprobes for: on unix sockets the returns of most are
+    // skipped, and found at the end of their system calls.
     whole("waiting-readers", |name, servers, _| {
+        let servers = [&servers.tcp4, &servers.unix];
         let mut waiting: Vec<_> =
-            (0..WAITING).map(|_| Connection::new(&servers.tcp4.address)).collect();
+            (0..WAITING).map(|n| Connection::new(&servers[n % 2].address)).collect();
         let twice = (0..2 * WAITING).map(|n| send(&mut waiting[n % WAITING], &ask(name, n)));
         twice.collect()
     }),
