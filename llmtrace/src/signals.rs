@@ -6,12 +6,16 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::probe;
+
+/// For how long after the signal to stop another one is the same.
+const SAME: Duration = Duration::from_millis(500);
 
 /// What SIGHUP means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +34,9 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From here on SIGINT and SIGTERM mean the end, and SIGHUP that; a thread of its own takes
-    /// them, since one that came to this thread would interrupt the verifier.
+    /// From here on SIGINT and SIGTERM mean the end, a second of them the end at once, and SIGHUP
+    /// what `meaning` says. A thread of its own takes them, since one that came to this thread would
+    /// interrupt the verifier.
     pub fn watch(meaning: HangUp) -> Result<Self> {
         let signals = Self { stop: Arc::default(), reload: Arc::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -44,6 +49,12 @@ impl Signals {
         let hears = meaning == HangUp::Reloads || !is_hang_up_ignored();
         let mut hang_up = hears.then(|| listen(SignalKind::hangup())).transpose()?;
         let Self { stop, reload } = signals.clone();
+        let mut ends = async move || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(async {
                 loop {
@@ -54,16 +65,20 @@ impl Signals {
                         }
                     };
                     tokio::select! {
-                        _ = terminate.recv() => break,
-                        _ = interrupt.recv() => break,
+                        () = ends() => break,
                         _ = hung_up => match meaning {
                             HangUp::Reloads => reload.store(true, Ordering::Release),
                             HangUp::Ends => break,
                         },
                     }
                 }
+                stop.store(true, Ordering::Release);
+                // A terminal and who relays its signals send the same one twice.
+                let _ = tokio::time::timeout(SAME, async { loop { ends().await } }).await;
+                ends().await;
             });
-            stop.store(true, Ordering::Release);
+            log::warn!("ended by a second signal; what was not written yet is lost");
+            std::process::exit(1);
         })?;
         probe::signals::block();
         Ok(signals)

@@ -333,6 +333,13 @@ impl Agent {
         self.process.signal(signal);
     }
 
+    /// Waits until it has ended of itself: its exit code, and everything it printed.
+    #[track_caller]
+    pub fn left(mut self, limit: Duration) -> (Option<i32>, String) {
+        let status = self.process.wait(limit);
+        (status.code(), self.process.finish_output())
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.process.signal(Signal::KILL);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -55,6 +56,31 @@ fn sigterm_leaves_nothing_attached() {
         assert_same(&records, &agent.stop_by(signal));
         assert_gone(&programs);
     }
+}
+
+/// A collector that never answers holds the end up for three seconds.
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    require_bpf();
+    let _alone = serial();
+    let server = Server::app(Model::Thread);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = format!("http://{}", silent.local_addr().unwrap());
+    let mut agent =
+        Options::default().pid(server.id()).arg("--otlp-endpoint", &collector).start();
+    let programs = programs(&agent);
+    load(&server.address, requests("twice"), 4);
+    agent.wait_for_requests("server", 20);
+    agent.signal(Signal::INT);
+    // Right after the first it is taken for the same.
+    agent.signal(Signal::INT);
+    thread::sleep(Duration::from_millis(1_000));
+    assert!(agent.is_alive(), "nothing was waited for: {}", agent.printed());
+    agent.signal(Signal::INT);
+    let (code, printed) = agent.left(Duration::from_secs(1));
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("ended by a second signal"), "{printed}");
+    assert_gone(&programs);
 }
 
 /// What it reads at its start, of the kernel's types and of every library of the machine, is not kept.

@@ -37,6 +37,8 @@ pub struct Alerts {
     board: Board,
     wall_offset: WallOffset,
     gauges: Vec<Gauge>,
+    /// The count that the metrics have; None if they have none yet.
+    unwatched: Option<u64>,
 }
 
 /// A series of the anomaly gauge. Several anomalies follow each other under it, never at once.
@@ -76,6 +78,7 @@ impl Alerts {
             board,
             wall_offset,
             gauges: Vec::new(),
+            unwatched: None,
         }
     }
 
@@ -206,6 +209,10 @@ impl Watch for Alerts {
         let fewer = self.gauges.len() != before;
         if self.news() || fewer {
             self.show();
+        }
+        let unwatched = self.engine.unattributed();
+        if self.unwatched.replace(unwatched) != Some(unwatched) {
+            self.metrics.set_unwatched(unwatched);
         }
     }
 }

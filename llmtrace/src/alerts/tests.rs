@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::*;
 use crate::anomaly::{End, Offender};
 use crate::client::receiver::{Post, receiver};
-use crate::llm::Outcome;
+use crate::llm::{Outcome, Role};
 
 const SECOND: Ns = 1_000_000_000;
 const LIMIT: Duration = Duration::from_secs(20);
@@ -162,6 +162,22 @@ fn raised_worse_cleared_at_a_receiver_that_first_fails() {
     let (_, last) = next(&got);
     assert_eq!(last.as_array().unwrap().len(), 1, "what was told to be over is gone: {last}");
     assert_eq!(last[0]["endsAt"], "1970-01-01T00:03:20.000Z");
+}
+
+#[test]
+fn what_is_not_watched_is_counted() {
+    let metrics = Metrics::default();
+    let mut alerts = alerts(None, &metrics);
+    let counted = |n| {
+        metrics.encode_text().contains(&format!("llmtrace_anomaly_unwatched_requests_total {n}\n"))
+    };
+    alerts.tick(SECOND);
+    assert!(counted(0), "{}", metrics.encode_text());
+    let peer = Peer { server: "s".into(), client: "c".into(), pid: 1, tls: false };
+    let failed = Finished { outcome: Outcome::HttpError, ..Finished::new(Role::Server, SECOND) };
+    alerts.finished(&failed, &peer);
+    alerts.tick(2 * SECOND);
+    assert!(counted(1), "{}", metrics.encode_text());
 }
 
 #[test]

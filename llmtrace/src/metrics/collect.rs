@@ -241,6 +241,8 @@ fn sent(out: &mut Families, outgoing: &Outgoing) {
     );
     let anomalies = outgoing.anomalies.iter();
     out.add(&defs::ANOMALIES, anomalies.map(|(labels, n)| (None, *labels, *n as f64)));
+    let unwatched = outgoing.unwatched.into_iter();
+    out.add(&defs::ANOMALY_UNWATCHED, unwatched.map(|n| (None, [], n as f64)));
     let told = outgoing.notifications.into_iter().flat_map(BySent::all);
     out.add(&defs::NOTIFICATIONS, told.map(|(result, n)| (None, [result], n as f64)));
     let log_errors = outgoing.log_errors.into_iter();

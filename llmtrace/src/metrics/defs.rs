@@ -117,6 +117,8 @@ defs! {
         "1 while a signal of a server and model is out of line with its own past, 0 for ten minutes after.";
     ANOMALIES: COUNTER "llmtrace_anomalies_total" false ["signal", "method", "severity"]
         "Anomalies that were found. One that becomes critical counts as both.";
+    ANOMALY_UNWATCHED: COUNTER "llmtrace_anomaly_unwatched_requests_total" false []
+        "Requests that were not looked at for anomalies: those of servers of which no model has answered yet, or for which there is no room. 200 models are watched.";
     NOTIFICATIONS: COUNTER "llmtrace_notifications_total" false ["result"]
         "Alerts that were sent to the Alertmanager, those that were sent again included: ok, failed (tried again) or dropped.";
     OTLP_ITEMS: COUNTER "llmtrace_otlp_items_total" false ["signal", "result"]

@@ -189,6 +189,11 @@ impl Metrics {
         *self.shared.lock().outgoing.anomalies.entry(key).or_default() += 1;
     }
 
+    /// So many requests were not looked at for anomalies.
+    pub fn set_unwatched(&self, n: u64) {
+        self.shared.lock().outgoing.unwatched = Some(n);
+    }
+
     /// So many alerts were sent, with this result.
     pub fn notified(&self, result: Sent, n: u64) {
         self.shared.lock().outgoing.notifications.get_or_insert_default().add(result, n);

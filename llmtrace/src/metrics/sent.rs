@@ -50,6 +50,8 @@ pub(super) struct Outgoing {
     pub(super) gauges: Vec<AnomalyGauge>,
     /// By signal, method and severity.
     pub(super) anomalies: BTreeMap<[&'static str; 3], u64>,
+    /// Requests that were not looked at for anomalies; None if none are looked for.
+    pub(super) unwatched: Option<u64>,
     /// None if nobody is told.
     pub(super) notifications: Option<BySent>,
     /// Of the request log; None if there is none.
