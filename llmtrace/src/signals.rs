@@ -74,7 +74,12 @@ impl Signals {
                 }
                 stop.store(true, Ordering::Release);
                 // A terminal and who relays its signals send the same one twice.
-                let _ = tokio::time::timeout(SAME, async { loop { ends().await } }).await;
+                let _ = tokio::time::timeout(SAME, async {
+                    loop {
+                        ends().await
+                    }
+                })
+                .await;
                 ends().await;
             });
             log::warn!("ended by a second signal; what was not written yet is lost");

@@ -66,8 +66,7 @@ fn a_second_signal_ends_it_at_once() {
     let server = Server::app(Model::Thread);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let collector = format!("http://{}", silent.local_addr().unwrap());
-    let mut agent =
-        Options::default().pid(server.id()).arg("--otlp-endpoint", &collector).start();
+    let mut agent = Options::default().pid(server.id()).arg("--otlp-endpoint", &collector).start();
     let programs = programs(&agent);
     load(&server.address, requests("twice"), 4);
     agent.wait_for_requests("server", 20);

@@ -217,13 +217,15 @@ fn what_cannot_be_probed_is_reported() {
     assert!(strip.status().expect("binutils are there, as Rust links by them").success());
     let upstream = Server::app(Model::Thread);
     let server = Server::relay_at(&program, &upstream, &["--threads", "1"]);
-    let agent = Options::default().pid(server.id()).start();
+    // The other has rustls linked in, with names, and none of what would encrypt: nothing to report.
+    let agent = Options::default().pid(upstream.id()).pid(server.id()).start();
     wait_for("a report of rustls", Duration::from_secs(20), || {
         let labels = [("library", "rustls"), ("state", "no_functions")];
         (agent.metrics().sum("llmtrace_tls_libraries", &labels) == 1.0).then_some(())
     });
     let said = "stripped: not traced: it is linked in without its symbols";
     assert!(agent.printed().contains(said), "{}", agent.printed());
+    assert_eq!(agent.printed().matches("not traced").count(), 1, "{}", agent.printed());
     // It works all the same, in the dark.
     let records = load(&server.address, mix::requests(1), 1);
     assert_eq!(records.len(), 1);

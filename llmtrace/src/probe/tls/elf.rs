@@ -81,6 +81,17 @@ impl Elf {
         }
     }
 
+    /// Whether one of the needles is in a section of names.
+    pub fn names_in<'data, R: ReadRef<'data>>(
+        &self,
+        elf: &object::File<'data, R>,
+        section: &str,
+        needles: &[&[u8]],
+    ) -> bool {
+        let range = elf.section_by_name(section).and_then(|s| s.file_range());
+        range.is_some_and(|range| self.find(range, needles).is_some())
+    }
+
     /// Bytes of the file.
     pub fn bytes(&self, offset: u64, len: u64) -> io::Result<&[u8]> {
         let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
@@ -101,10 +112,7 @@ pub fn functions<'data, R: ReadRef<'data>>(
     sure: &[&[u8]],
     wanted: impl Fn(&str) -> bool,
 ) -> HashMap<String, Code> {
-    let named_in = |section: &str| {
-        let range = elf.section_by_name(section).and_then(|s| s.file_range());
-        range.is_some_and(|range| file.find(range, sure).is_some())
-    };
+    let named_in = |section: &str| file.names_in(elf, section, sure);
     let mut found = HashMap::new();
     if named_in(".dynstr") {
         for symbol in elf.dynamic_symbols().take(MAX_SYMBOLS) {
