@@ -143,7 +143,10 @@ pub struct KernelArgs {
   curl http://127.0.0.1:9466/metrics         what Prometheus scrapes
 
 Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (and, for TLS, CAP_SYS_ADMIN
-where the kernel wants it: docs/security.md). What root has beyond that it gives up at the start.")]
+where the kernel wants it: docs/security.md). What root has beyond that it gives up at the start.
+
+SIGTERM and SIGINT end it when what was captured is accounted for, a second one at once. SIGHUP has
+it read the configuration file again.")]
 pub struct RunArgs {
     #[command(flatten)]
     pub targets: TargetArgs,
