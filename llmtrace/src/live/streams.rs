@@ -70,7 +70,7 @@ pub struct Stream {
     pub ttft: Option<f64>,
     /// Output tokens so far.
     pub tokens: u64,
-    /// Since the first token.
+    /// Those after the first, since that one; None before there is a second.
     pub tokens_per_second: Option<f64>,
     /// Since the last token.
     pub stall: Option<f64>,
@@ -108,8 +108,8 @@ pub(super) fn streams(look: &Look, now: Ns) -> Streams {
         tokens_per_second: s
             .first_token
             .map(since)
-            .filter(|time| *time > 0.0)
-            .map(|time| s.tokens as f64 / time),
+            .filter(|time| *time > 0.0 && s.tokens > 1)
+            .map(|time| (s.tokens - 1) as f64 / time),
         stall: s.last_token.map(since),
     };
     Streams { running: look.all, streams: order.into_iter().map(stream).collect() }

@@ -200,7 +200,7 @@ fn a_stream_counts_as_it_comes_and_once() {
     // The last look was at a whole half second.
     close(s.age, 4.203 - 0.5);
     close(s.stall.unwrap(), 0.01);
-    close(s.tokens_per_second.unwrap(), told as f64 / 3.003);
+    close(s.tokens_per_second.unwrap(), (told - 1) as f64 / 3.003);
 
     // Its end tells of 7 more tokens, and the server of 5 that no event told.
     let usage = Usage { output: Some(told + 12), ..Usage::default() };
