@@ -76,7 +76,7 @@ impl Signals {
                 // A terminal and who relays its signals send the same one twice.
                 let _ = tokio::time::timeout(SAME, async {
                     loop {
-                        ends().await
+                        ends().await;
                     }
                 })
                 .await;
