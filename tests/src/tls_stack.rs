@@ -34,6 +34,22 @@ impl Server {
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }
 
+    /// The threaded server on OpenSSL, with a mount namespace of its own, in which alone `folder` has the
+    /// library: as in a container.
+    #[track_caller]
+    pub fn app_tls_in_own_mounts(folder: &Path) -> Self {
+        const SCRIPT: &str = "mount -t tmpfs none \"$1\" \
+            && cp $(/sbin/ldconfig -p | awk '/lib(ssl|crypto)[.]so[.]3 / { print $NF }') \"$1\" \
+            && export LD_LIBRARY_PATH=\"$1\" && shift && exec \"$@\"";
+        let (port, dir) = (free_port(), TempDir::new());
+        let files = Files::write(dir.path());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", SCRIPT, "sh"]).arg(folder);
+        command.arg(paths::own_bin("server")).args(["app", "--port"]).arg(port.to_string());
+        command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
+        Self::start(&mut command, Address::loopback(port).over_tls(), dir)
+    }
+
     /// Our relay on tokio-rustls, with further arguments.
     #[track_caller]
     pub fn relay(upstream: &Self, arguments: &[&str]) -> Self {

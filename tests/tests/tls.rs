@@ -1,5 +1,6 @@
 //! Servers and clients that speak TLS: their plaintext is traced as if there were none.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use llmtrace_tests::compare::{assert_direct, assert_metrics, assert_same, hop};
 use llmtrace_tests::gateway::{Front, Gateway, Kind};
 use llmtrace_tests::mix;
 use llmtrace_tests::net::{Address, free_port};
+use llmtrace_tests::paths::TempDir;
 use llmtrace_tests::plan::Ask;
 use llmtrace_tests::servers::app::Model;
 use llmtrace_tests::stack::Server;
@@ -88,6 +90,20 @@ fn uvicorn_uvloop() {
     require_bpf();
     let _alone = serial();
     check(&Server::uvicorn_tls("uvloop"), "openssl");
+}
+
+/// The library is where only the server's own mounts have it, as in a container.
+#[test]
+fn library_in_a_mount_namespace() {
+    require_bpf();
+    let _alone = serial();
+    let folder = TempDir::new();
+    let server = Server::app_tls_in_own_mounts(folder.path());
+    let maps = fs::read_to_string(format!("/proc/{}/maps", server.id())).unwrap();
+    let library = folder.join("libssl.so.3");
+    assert!(maps.contains(&*library.to_string_lossy()), "{maps}");
+    assert!(!library.exists(), "it is to be seen from outside");
+    check(&server, "openssl");
 }
 
 /// Handshakes on one thread, connections on others.
