@@ -451,9 +451,12 @@ const anomalies = [
   stack(
     {
       title: "Anomalies that began", unit: "short", width: 8, noValue: "no anomaly",
-      description: "By signal and severity.",
+      description: "By signal and severity; and requests that are not looked at, of servers of which no model has answered or for which there is no room.",
     },
-    [range("sum by (signal, severity) (increase(llmtrace_anomalies_total[$__rate_interval]))", "{{signal}} {{severity}}")],
+    [
+      range("sum by (signal, severity) (increase(llmtrace_anomalies_total[$__rate_interval]))", "{{signal}} {{severity}}"),
+      range("sum(increase(llmtrace_anomaly_unwatched_requests_total[$__rate_interval])) > 0", "requests not watched"),
+    ],
   ),
 ];
 
