@@ -124,6 +124,8 @@ impl Alerts {
         self.news();
         self.gauges.clear();
         self.show();
+        self.unwatched = None;
+        self.metrics.set_unwatched(None);
     }
 
     /// Whether anything happened.
@@ -210,8 +212,9 @@ impl Watch for Alerts {
         if self.news() || fewer {
             self.show();
         }
-        let unwatched = self.engine.unattributed();
-        if self.unwatched.replace(unwatched) != Some(unwatched) {
+        let unwatched = Some(self.engine.unattributed());
+        if self.unwatched != unwatched {
+            self.unwatched = unwatched;
             self.metrics.set_unwatched(unwatched);
         }
     }

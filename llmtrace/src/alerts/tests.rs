@@ -178,6 +178,9 @@ fn what_is_not_watched_is_counted() {
     alerts.finished(&failed, &peer);
     alerts.tick(2 * SECOND);
     assert!(counted(1), "{}", metrics.encode_text());
+    alerts.end(3 * SECOND);
+    let text = metrics.encode_text();
+    assert!(!text.contains("llmtrace_anomaly_unwatched_requests_total"), "{text}");
 }
 
 #[test]

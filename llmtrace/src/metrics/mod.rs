@@ -189,9 +189,9 @@ impl Metrics {
         *self.shared.lock().outgoing.anomalies.entry(key).or_default() += 1;
     }
 
-    /// So many requests were not looked at for anomalies.
-    pub fn set_unwatched(&self, n: u64) {
-        self.shared.lock().outgoing.unwatched = Some(n);
+    /// So many requests were not looked at for anomalies; None: nobody looks.
+    pub fn set_unwatched(&self, n: Option<u64>) {
+        self.shared.lock().outgoing.unwatched = n;
     }
 
     /// So many alerts were sent, with this result.
