@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub fn serial() -> MutexGuard<'static, ()> {
 /// How to start an agent.
 #[derive(Debug, Default)]
 pub struct Options {
+    /// Another build than the one under test.
+    program: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     /// Capabilities of an agent that is not root's.
@@ -114,6 +116,13 @@ pub fn as_nobody(program: &Path, caps: &[impl AsRef<str>]) -> Command {
 }
 
 impl Options {
+    /// Another build of the agent than the one under test.
+    #[must_use]
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_path_buf());
+        self
+    }
+
     #[must_use]
     pub fn arg(mut self, flag: &str, value: impl AsRef<OsStr>) -> Self {
         self.args.push(flag.into());
@@ -186,12 +195,13 @@ impl Options {
         require_bpf();
         let dir = TempDir::new();
         let port = free_port();
+        let program = self.program.unwrap_or_else(paths::agent);
         let mut command = match &self.caps {
-            None => Command::new(paths::agent()),
+            None => Command::new(program),
             Some(caps) => {
                 // The build's folder may be closed to others.
                 let exe = dir.join("llmtrace");
-                fs::copy(paths::agent(), &exe).expect("a copy of the agent");
+                fs::copy(program, &exe).expect("a copy of the agent");
                 std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root");
                 as_nobody(&exe, caps)
             }

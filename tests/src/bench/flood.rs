@@ -1,9 +1,11 @@
 //! (a) Servers at their maximum: throughput with the agent / without.
 
+use std::path::Path;
+
 use super::drive::Load;
 use super::pairs::{Pair, Run, pairs, pairs_by};
 use super::report::{Table, median, range};
-use super::{Effort, hooks};
+use super::{Effort, against, hooks};
 use crate::plan::Ask;
 use crate::stack::Server;
 
@@ -44,7 +46,20 @@ pub fn flood(effort: Effort) -> Vec<Table> {
     tables.collect()
 }
 
-/// The same over TLS: one `SSL_write` per event.
+/// The flood with this agent and with another build of it, in turn.
+pub fn flood_against(effort: Effort, other: &Path) -> Table {
+    let title = format!("(a) Flood: this agent against {}", other.display());
+    against::table(&title, &Server::flood(), &flood_load(effort), effort.pairs, other)
+}
+
+/// uvicorn with this agent and with another build of it, in turn.
+pub fn uvicorn_against(effort: Effort, other: &Path) -> Table {
+    let title = format!("(u) uvicorn + uvloop: this agent against {}", other.display());
+    let server = Server::uvicorn("uvloop", "httptools");
+    against::table(&title, &server, &uvicorn_load(effort), effort.pairs, other)
+}
+
+/// The flood over TLS: one `SSL_write` per event.
 pub fn flood_tls(effort: Effort) -> Table {
     let load =
         Load { ask: Ask { max_tokens: FLOOD_TOKENS / 4, ..Ask::default() }, ..flood_load(effort) };

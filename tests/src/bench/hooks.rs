@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::net::sockopt::set_tcp_quickack;
 
 use super::Effort;
+use super::empty::Empty;
 use super::report::{Table, median};
 use crate::agent::Options;
 use crate::stack::Server;
@@ -15,15 +16,29 @@ use crate::stack::Server;
 /// The agent watches every system call until reads that were under way at its start are over.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// A call, what asks the server for it, and whether its process is traced.
-const CASES: [(&str, &str, bool); 6] = [
-    ("getppid, not traced", "calls", false),
-    ("read and write of files, not traced", "files", false),
-    ("socket write, not traced", "POST /v1/chat/completions HTTP/1.1\r\n", false),
-    ("getppid, traced process", "calls", true),
-    ("socket write, traced but silenced (no HTTP)", "raw", true),
-    ("socket write, captured (259 bytes)", "POST /v1/chat/completions HTTP/1.1\r\n", true),
+/// What is attached during a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum With {
+    /// Programs that do nothing, where the agent's would be.
+    Empty,
+    /// The agent, which traces another process.
+    Bystander,
+    /// The agent, which traces the process that calls.
+    Traced,
+}
+
+/// A call, what asks the server for it, and what is attached.
+const CASES: [(&str, &str, With); 8] = [
+    ("getppid, empty hooks", "calls", With::Empty),
+    ("getppid, not traced", "calls", With::Bystander),
+    ("getppid, traced process", "calls", With::Traced),
+    ("read and write of files, not traced", "files", With::Bystander),
+    ("socket write, empty hooks", REQUEST, With::Empty),
+    ("socket write, not traced", REQUEST, With::Bystander),
+    ("socket write, traced but silenced (no HTTP)", "raw", With::Traced),
+    ("socket write, captured (259 bytes)", REQUEST, With::Traced),
 ];
+const REQUEST: &str = "POST /v1/chat/completions HTTP/1.1\r\n";
 
 /// Back ends that this kernel takes; where `tracepoint` means system calls, it stands for both.
 pub fn backends() -> Vec<&'static str> {
@@ -60,16 +75,20 @@ pub fn hooks(effort: Effort) -> Table {
     for _ in 0..effort.pairs {
         for (b, backend) in backends.iter().enumerate() {
             let base = CASES.map(|(_, line, _)| measure(server.port(), line));
-            for traced in [false, true] {
-                let target = if traced { server.id() } else { bystander.id() };
-                let agent = Options::default().pid(target).arg("--backend", backend).start();
-                thread::sleep(SETTLE);
-                for (n, (_, line, of)) in CASES.iter().enumerate() {
-                    if *of == traced {
-                        without[n].push(base[n]);
-                        added[n][b].push(measure(server.port(), line) - base[n]);
-                    }
+            let mut calls = |with: With| {
+                for (n, (_, line, _)) in CASES.iter().enumerate().filter(|(_, c)| c.2 == with) {
+                    without[n].push(base[n]);
+                    added[n][b].push(measure(server.port(), line) - base[n]);
                 }
+            };
+            let empty = Empty::attach(backend);
+            calls(With::Empty);
+            drop(empty);
+            for (with, target) in [(With::Bystander, &bystander), (With::Traced, &server)] {
+                let options = Options::default().pid(target.id());
+                let agent = options.arg("--backend", backend).start();
+                thread::sleep(SETTLE);
+                calls(with);
                 agent.kill();
             }
         }
@@ -89,7 +108,8 @@ pub fn hooks(effort: Effort) -> Table {
     }
     table.note(
         "CPU time of the calling thread, medians over interleaved rounds. Hooks on sockets cost \
-         other calls nothing; those on system calls cost every call of the machine.",
+         other calls nothing; those on system calls cost every call of the machine. Empty hooks \
+         are programs that do nothing in the same places: what the kernel takes for calling them.",
     );
     table.figures = serde_json::Value::Array(figures);
     table

@@ -2,7 +2,9 @@
 //! section of the report.
 
 pub mod accuracy;
+pub mod against;
 pub mod drive;
+pub mod empty;
 pub mod flood;
 pub mod hooks;
 pub mod memory;

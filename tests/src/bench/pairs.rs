@@ -66,7 +66,7 @@ impl Pair {
 
 /// `count` runs, all without the agent.
 pub fn bare(server: &Server, load: &Load, count: usize) -> Vec<Run> {
-    (0..count).map(|_| run(server, load, None)).collect()
+    (0..count).map(|_| untraced(server, load)).collect()
 }
 
 /// `count` pairs; which of the two comes first changes from pair to pair.
@@ -76,30 +76,39 @@ pub fn pairs(server: &Server, load: &Load, count: usize) -> Vec<Pair> {
 
 /// The same by one back end.
 pub fn pairs_by(backend: &str, server: &Server, load: &Load, count: usize) -> Vec<Pair> {
-    let traced = |server, load| traced(backend, server, load);
-    // Warm the server up.
-    let warm = Load { run: Duration::from_millis(300), ..load.clone() };
-    drive(&server.address, &warm);
+    let traced = |server, load| traced(Options::default().arg("--backend", backend), server, load);
+    warm_up(server, load);
     (0..count)
         .map(|n| {
             if n % 2 == 0 {
-                let without = run(server, load, None);
+                let without = untraced(server, load);
                 let with = traced(server, load);
                 Pair { without, with }
             } else {
                 let with = traced(server, load);
-                let without = run(server, load, None);
+                let without = untraced(server, load);
                 Pair { without, with }
             }
         })
         .collect()
 }
 
-fn traced(backend: &str, server: &Server, load: &Load) -> Run {
-    let agent = Options::default().pid(server.id()).arg("--backend", backend).start();
+pub fn warm_up(server: &Server, load: &Load) {
+    let warm = Load { run: Duration::from_millis(300), ..load.clone() };
+    drive(&server.address, &warm);
+}
+
+/// A run with an agent of these options.
+pub fn traced(options: Options, server: &Server, load: &Load) -> Run {
+    let agent = options.pid(server.id()).start();
     let run = run(server, load, Some(&agent));
     agent.stop();
     run
+}
+
+/// A run without an agent.
+pub fn untraced(server: &Server, load: &Load) -> Run {
+    run(server, load, None)
 }
 
 fn run(server: &Server, load: &Load, agent: Option<&Agent>) -> Run {

@@ -45,6 +45,10 @@ struct Cli {
     /// How fast the servers of section a are by themselves, and nothing else; needs no privileges
     #[arg(long)]
     bare: bool,
+    /// Another build of the agent: sections a and u are measured with both, in turn, and no other
+    /// section is
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
     /// Where to write the report
     #[arg(long)]
     out: Option<PathBuf>,
@@ -69,6 +73,14 @@ fn main() -> anyhow::Result<()> {
     };
     for section in Section::value_variants() {
         if !cli.only.is_empty() && !cli.only.contains(section) {
+            continue;
+        }
+        if let Some(other) = &cli.against {
+            match section {
+                Section::A => add(flood::flood_against(effort, other)),
+                Section::U => add(flood::uvicorn_against(effort, other)),
+                _ => {}
+            }
             continue;
         }
         match section {
