@@ -33,10 +33,15 @@ pub struct Caller {
 }
 
 /// A write begins: what the end of it will need is remembered. The position is known now; how much
-/// is taken will be known then.
+/// is taken will be known then. `message` is asked only where it matters.
 #[inline(always)]
-pub fn write_begins<A: Access>(sock: u64, inode: u64, who: Caller, memory: Memory, want: u64) {
-    write_to::<A>(sock, inode, who, (memory, want), false);
+pub fn write_begins<A: Access>(
+    sock: u64,
+    inode: u64,
+    who: Caller,
+    message: impl FnOnce() -> Option<(Memory, u64)>,
+) {
+    write_to::<A>(sock, inode, who, message, false);
 }
 
 /// The same, also for plaintext that the kernel encrypts (`ktls`).
@@ -45,13 +50,18 @@ pub fn write_to<A: Access>(
     sock: u64,
     inode: u64,
     who: Caller,
-    (memory, want): (Memory, u64),
+    message: impl FnOnce() -> Option<(Memory, u64)>,
     ktls: bool,
 ) {
+    let known = common::find(sock, inode);
+    if common::is_silenced(known.as_deref()) {
+        return;
+    }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
+    let Some((memory, want)) = message() else { return };
     let call = Call { way: Way::Write, sock, inode, who, now, done: 0, memory, ktls };
-    let Some(traced) = common::trace::<A>(&call) else { return };
+    let Some(traced) = common::trace::<A>(&call, known) else { return };
     let Some(stash) = stash::begin(who.tid) else { return };
     stash.enter = now;
     stash.memory = memory;
@@ -144,7 +154,6 @@ fn refused(stash: &Stash, taken: u32, pid: u32, tid: u32) {
 pub struct ReadEnd {
     pub sock: u64,
     pub inode: u64,
-    pub memory: Memory,
     /// When it began; 0 if nobody saw that.
     pub enter: u64,
     /// Bytes that it took, or an error; 0 only for the end of what the peer sent.
@@ -155,9 +164,9 @@ pub struct ReadEnd {
     pub ktls: bool,
 }
 
-/// A read is over.
+/// A read is over. Where its bytes are is asked only if it matters.
 #[inline(always)]
-pub fn read_ends<A: Access>(read: &ReadEnd, who: Caller) {
+pub fn read_ends<A: Access>(read: &ReadEnd, who: Caller, memory: impl FnOnce() -> Memory) {
     let ReadEnd { sock, inode, ret, enter, .. } = *read;
     let ids = (who.pid, who.tid);
     if ret <= 0 {
@@ -174,13 +183,17 @@ pub fn read_ends<A: Access>(read: &ReadEnd, who: Caller) {
     if read.flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return;
     }
+    let known = common::find(sock, inode);
+    if common::is_silenced(known.as_deref()) {
+        return;
+    }
     // With MSG_TRUNC the kernel throws the bytes away.
-    let memory = if read.flags & MSG_TRUNC != 0 { Memory::OPAQUE } else { read.memory };
+    let memory = if read.flags & MSG_TRUNC != 0 { Memory::OPAQUE } else { memory() };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let done = ret as u32;
     let call = Call { way: Way::Read, sock, inode, who, now, done, memory, ktls: read.ktls };
-    let Some(traced) = common::trace::<A>(&call) else { return };
+    let Some(traced) = common::trace::<A>(&call, known) else { return };
     let mut header = Header {
         flags: traced.flags | if enter == 0 { flag::NO_ENTRY } else { 0 },
         sock,

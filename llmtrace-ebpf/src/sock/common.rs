@@ -81,53 +81,40 @@ pub struct Call {
     pub ktls: bool,
 }
 
-/// Positions a call on its socket and announces a socket that is new. None if the socket is not
-/// traced.
+/// The verdict on a socket and where its streams stand, unless it is new.
 #[inline(always)]
-pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
+pub fn find(sock: u64, inode: u64) -> Option<&'static mut Socket> {
+    // SAFETY: a pointer into the map, checked; fields are plain integers.
+    let socket = unsafe { &mut *SOCKETS.get_ptr_mut(sock)? };
+    (socket.inode == inode).then_some(socket)
+}
+
+/// Whether nothing at all is to be known of what moves on a socket: bulk traffic ends here, before
+/// anything is looked at. (TLS that is not ours still tells which library carries it.)
+#[inline(always)]
+pub fn is_silenced(socket: Option<&Socket>) -> bool {
+    socket.is_some_and(|socket| socket.state & (state::SILENT | state::TLS) == state::SILENT)
+}
+
+/// Positions a call on its socket, of which `find` has told what is known, and announces one that is
+/// new. None if the socket is not traced.
+#[inline(always)]
+pub fn trace<A: Access>(call: &Call, socket: Option<&'static mut Socket>) -> Option<Traced> {
     let Call { way, sock, inode, done, .. } = *call;
     if call.ktls && tls::is_of_library(call.who.tid, sock, inode) {
         leave_to_library(sock, inode, (call.who.pid, call.who.tid));
         return None;
     }
-    if let Some(socket) = SOCKETS.get_ptr_mut(sock) {
-        // SAFETY: a pointer into the map, checked; fields are plain integers.
-        let socket = unsafe { &mut *socket };
-        if socket.inode == inode {
-            if call.ktls && socket.state & (state::SILENT | state::TLS) == CARRIES_RECORDS {
-                // The handshake is over and the keys are the kernel's: from here on it is traced.
-            } else if socket.state & state::SILENT != 0 {
-                if socket.state & state::TLS != 0 {
-                    tls::carried(call.who.tid, way == Way::Write, sock, inode);
-                }
-                return None;
-            } else {
-                let mut flags = 0;
-                let pos = if socket.state & state::SEQUENCED != 0 {
-                    if call.ktls {
-                        // What was traced of it until now was not TLS: no stream goes on there.
-                        return None;
-                    }
-                    flags |= flag::SEQ32;
-                    sequence::<A>(way, A::tcp(sock))?.wrapping_sub(done).into()
-                } else {
-                    if !call.ktls && socket.state & state::KTLS != 0 {
-                        // Ciphertext, where the kernel has the keys of one direction only.
-                        return None;
-                    }
-                    match way {
-                        Way::Read => socket.read,
-                        Way::Write => socket.written,
-                    }
-                };
-                let mut arrived = 0;
-                if way == Way::Read && socket.arrived != 0 {
-                    arrived = socket.arrived;
-                    socket.arrived = 0;
-                }
-                let blocked = socket.state & state::BLOCKED != 0;
-                return Some(Traced { generation: inode as u32, flags, blocked, pos, arrived });
+    if let Some(socket) = socket {
+        if call.ktls && socket.state & (state::SILENT | state::TLS) == CARRIES_RECORDS {
+            // The handshake is over and the keys are the kernel's: from here on it is traced.
+        } else if socket.state & state::SILENT != 0 {
+            if socket.state & state::TLS != 0 {
+                tls::carried(call.who.tid, way == Way::Write, sock, inode);
             }
+            return None;
+        } else {
+            return of_known::<A>(call, socket);
         }
     }
     let first = FIRST.get_ptr_mut(0)?;
@@ -164,6 +151,37 @@ pub fn trace<A: Access>(call: &Call) -> Option<Traced> {
         tls::carried(call.who.tid, way == Way::Write, sock, inode);
     }
     None
+}
+
+/// A call on a socket that was traced before.
+#[inline(always)]
+fn of_known<A: Access>(call: &Call, socket: &mut Socket) -> Option<Traced> {
+    let Call { way, sock, inode, done, .. } = *call;
+    let mut flags = 0;
+    let pos = if socket.state & state::SEQUENCED != 0 {
+        if call.ktls {
+            // What was traced of it until now was not TLS: no stream goes on there.
+            return None;
+        }
+        flags |= flag::SEQ32;
+        sequence::<A>(way, A::tcp(sock))?.wrapping_sub(done).into()
+    } else {
+        if !call.ktls && socket.state & state::KTLS != 0 {
+            // Ciphertext, where the kernel has the keys of one direction only.
+            return None;
+        }
+        match way {
+            Way::Read => socket.read,
+            Way::Write => socket.written,
+        }
+    };
+    let mut arrived = 0;
+    if way == Way::Read && socket.arrived != 0 {
+        arrived = socket.arrived;
+        socket.arrived = 0;
+    }
+    let blocked = socket.state & state::BLOCKED != 0;
+    Some(Traced { generation: inode as u32, flags, blocked, pos, arrived })
 }
 
 /// `Socket::state` of one that is silent because it carries TLS.

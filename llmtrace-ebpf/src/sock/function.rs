@@ -46,9 +46,8 @@ pub fn send_begins<A: Access>(sock: u64, msg: u64) -> Option<()> {
     let who = caller()?;
     held(|| {
         forget(who.tid);
-        let (memory, want) = memory::of_message::<A>(msg)?;
         let inode = A::inode(sock)?;
-        call::write_begins::<A>(sock, inode, who, memory, want);
+        call::write_begins::<A>(sock, inode, who, || memory::of_message::<A>(msg));
         None
     })
 }
@@ -126,10 +125,10 @@ pub fn receive_ends<A: Access>(ret: i64) -> Option<()> {
 #[inline(always)]
 fn pass_on<A: Access>(stash: &Stash, ret: i64, pid: u32, tid: u32) -> Option<()> {
     let sock = stash.sock;
-    let memory = Memory { skip: stash.memory.skip + stash.pos, ..stash.memory };
     let inode = A::inode(sock)?;
     let (enter, flags) = (stash.enter, stash.flags);
-    let read = ReadEnd { sock, inode, memory, enter, ret, flags, ktls: false };
-    call::read_ends::<A>(&read, Caller { pid, tid, how: stash.generation });
+    let read = ReadEnd { sock, inode, enter, ret, flags, ktls: false };
+    let memory = || Memory { skip: stash.memory.skip + stash.pos, ..stash.memory };
+    call::read_ends::<A>(&read, Caller { pid, tid, how: stash.generation }, memory);
     None
 }

@@ -63,7 +63,7 @@ fn send_begins(sock: u64, bytes: (Memory, u64)) -> Option<()> {
     let who = function::caller()?;
     function::forget(who.tid);
     let inode = Probed::inode(sock)?;
-    call::write_to::<Probed>(sock, inode, who, bytes, true);
+    call::write_to::<Probed>(sock, inode, who, || Some(bytes), true);
     None
 }
 
@@ -168,12 +168,11 @@ fn receive_ends(ret: i32) -> Option<()> {
     let read = ReadEnd {
         sock: stash.sock,
         inode: Probed::inode(stash.sock)?,
-        memory: stash.memory,
         enter: stash.enter,
         ret: ret.into(),
         flags: stash.flags,
         ktls: true,
     };
-    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
+    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation }, || stash.memory);
     None
 }

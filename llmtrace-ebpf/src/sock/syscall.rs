@@ -150,7 +150,7 @@ pub fn sys_enter_close(ctx: RawTracePointContext) -> i32 {
 fn begins(io: &Io, who: Caller) {
     if io.call & under_way::WRITE != 0 {
         let Some(open) = kernel::socket_of(io.fd) else { return };
-        call::write_begins::<Probed>(open.sock, open.inode, who, io.memory, io.want);
+        call::write_begins::<Probed>(open.sock, open.inode, who, || Some((io.memory, io.want)));
         if io.call & under_way::MESSAGES != 0
             && let Some(stash) = stash::current(who.tid)
         {
@@ -297,16 +297,9 @@ fn skipped_read(stash: &Stash, ret: i64, pid: u32, tid: u32) -> i32 {
         return 0;
     }
     let Some(inode) = Probed::inode(stash.sock) else { return 0 };
-    let read = ReadEnd {
-        sock: stash.sock,
-        inode,
-        memory: stash.memory,
-        enter: stash.enter,
-        ret: new,
-        flags: stash.flags,
-        ktls,
-    };
-    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
+    let read =
+        ReadEnd { sock: stash.sock, inode, enter: stash.enter, ret: new, flags: stash.flags, ktls };
+    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation }, || stash.memory);
     0
 }
 
@@ -391,13 +384,12 @@ fn read_done(stash: &Stash, ret: i64, pid: u32, tid: u32) {
     let read = ReadEnd {
         sock: open.sock,
         inode: open.inode,
-        memory: stash.memory,
         enter: stash.enter,
         ret,
         flags: stash.flags,
         ktls: false,
     };
-    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation });
+    call::read_ends::<Probed>(&read, Caller { pid, tid, how: stash.generation }, || stash.memory);
 }
 
 /// `struct mmsghdr`: its size, where the iovec and its length are, and where the kernel writes how

@@ -53,14 +53,13 @@ pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn begins(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
     let sock: u64 = ctx.arg(0);
-    let (memory, want) = memory::of_message::<Typed>(ctx.arg(1))?;
-    if let Some(stash) = stash::current(who.tid)
-        && call::is_continued::<Typed>(stash, sock, want)
-    {
-        return None;
-    }
     let inode = Typed::inode(sock)?;
-    call::write_begins::<Typed>(sock, inode, who, memory, want);
+    call::write_begins::<Typed>(sock, inode, who, || {
+        let (memory, want) = memory::of_message::<Typed>(ctx.arg(1))?;
+        let goes_on = stash::current(who.tid)
+            .is_some_and(|stash| call::is_continued::<Typed>(stash, sock, want));
+        (!goes_on).then_some((memory, want))
+    });
     None
 }
 
@@ -80,8 +79,9 @@ pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
         stash.call = 0;
         emit::lost(loss::MISSED, 0);
     }
-    if let Some(who) = caller() {
-        held(|| sent_at_once(sock, ret.into(), who));
+    let how = target::of_current(pid);
+    if how != 0 {
+        held(|| sent_at_once(sock, ret.into(), Caller { pid, tid, how }));
     }
     0
 }
@@ -101,13 +101,17 @@ fn sent_at_once(sock: u64, ret: i64, who: Caller) -> Option<()> {
 /// before the receiver.
 #[inline(always)]
 fn unseen_write(sock: u64, inode: u64, ret: i64, who: Caller) -> Option<()> {
+    let known = common::find(sock, inode);
+    if common::is_silenced(known.as_deref()) {
+        return None;
+    }
     let (memory, want) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let done = if ret > 0 { ret as u32 } else { 0 };
     let call =
         common::Call { way: common::Way::Write, sock, inode, who, now, done, memory, ktls: false };
-    let traced = common::trace::<Typed>(&call)?;
+    let traced = common::trace::<Typed>(&call, known)?;
     let family: u16 = Typed::get(sock, &SOCK_FAMILY)?;
     let enter = if family == family::UNIX {
         handover(who.tid, field(sock, &UNIX_PEER)?).unwrap_or(now)
@@ -154,9 +158,8 @@ fn received(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
         return None;
     }
     let inode = Typed::inode(sock)?;
-    let (memory, _) = if ret > 0 { of_call() } else { (Memory::OPAQUE, 0) };
-    let read = ReadEnd { sock, inode, memory, enter: 0, ret: ret.into(), flags, ktls: false };
-    call::read_ends::<Typed>(&read, who);
+    let read = ReadEnd { sock, inode, enter: 0, ret: ret.into(), flags, ktls: false };
+    call::read_ends::<Typed>(&read, who, || of_call().0);
     None
 }
 
