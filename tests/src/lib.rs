@@ -12,6 +12,7 @@ pub mod fork;
 pub mod gateway;
 pub mod h2;
 pub mod http;
+pub mod ktls;
 pub mod metrics;
 pub mod mix;
 pub mod monitoring;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::calls;
+use crate::ktls;
 use crate::servers::openssl;
 use crate::tls::TlsStream;
 use crate::uring;
@@ -30,6 +31,8 @@ pub enum Address {
     Tcp(SocketAddr),
     /// TLS over TCP, with the tests' own certificate.
     Tls(SocketAddr),
+    /// The same, done by the client's kernel.
+    KernelTls(SocketAddr),
     /// One that begins with `@` is abstract.
     Unix(PathBuf),
 }
@@ -43,7 +46,16 @@ impl Address {
     #[must_use]
     pub fn over_tls(&self) -> Self {
         match self {
-            Self::Tcp(addr) | Self::Tls(addr) => Self::Tls(*addr),
+            Self::Tcp(addr) | Self::Tls(addr) | Self::KernelTls(addr) => Self::Tls(*addr),
+            Self::Unix(path) => Self::Unix(path.clone()),
+        }
+    }
+
+    /// The same server, spoken to by TLS that the kernel does.
+    #[must_use]
+    pub fn over_kernel_tls(&self) -> Self {
+        match self {
+            Self::Tcp(addr) | Self::Tls(addr) | Self::KernelTls(addr) => Self::KernelTls(*addr),
             Self::Unix(path) => Self::Unix(path.clone()),
         }
     }
@@ -52,6 +64,7 @@ impl Address {
         match self {
             Self::Tcp(addr) => Ok(Stream::Tcp(tcp(addr)?)),
             Self::Tls(addr) => TlsStream::client(tcp(addr)?).map(Stream::Tls),
+            Self::KernelTls(addr) => ktls::Socket::client(tcp(addr)?).map(Stream::KernelTls),
             Self::Unix(path) => UnixStream::connect_addr(&unix(path)?).map(Stream::Unix),
         }
     }
@@ -77,6 +90,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// Either end of TLS, by rustls.
     Tls(TlsStream),
+    /// Either end of TLS, by the kernel.
+    KernelTls(ktls::Socket),
     /// The serving end of TLS, by OpenSSL.
     OpenSsl(openssl::Shared),
     Unix(UnixStream),
@@ -91,6 +106,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.try_clone().map(Self::Tcp),
             Self::Tls(s) => Ok(Self::Tls(s.clone())),
+            Self::KernelTls(s) => s.try_clone().map(Self::KernelTls),
             Self::OpenSsl(s) => Ok(Self::OpenSsl(s.clone())),
             Self::Unix(s) => s.try_clone().map(Self::Unix),
             Self::Uring(s) => s.try_clone().map(Box::new).map(Self::Uring),
@@ -102,6 +118,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.set_read_timeout(limit),
             Self::Tls(s) => s.socket().set_read_timeout(limit),
+            Self::KernelTls(s) => s.socket().set_read_timeout(limit),
             Self::OpenSsl(s) => s.socket().set_read_timeout(limit),
             Self::Unix(s) => s.set_read_timeout(limit),
             Self::Uring(s) => s.stream().set_read_timeout(limit),
@@ -113,6 +130,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.shutdown(how),
             Self::Tls(s) => s.socket().shutdown(how),
+            Self::KernelTls(s) => s.socket().shutdown(how),
             Self::OpenSsl(s) => s.socket().shutdown(how),
             Self::Unix(s) => s.shutdown(how),
             Self::Uring(s) => s.stream().shutdown(how),
@@ -138,6 +156,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.local_addr().ok(),
             Self::Tls(s) => s.socket().local_addr().ok(),
+            Self::KernelTls(s) => s.socket().local_addr().ok(),
             Self::OpenSsl(s) => s.socket().local_addr().ok(),
             Self::Unix(_) | Self::Calls(_) => None,
             Self::Uring(s) => s.stream().local_addr().ok(),
@@ -150,6 +169,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(s) => s.as_fd(),
             Self::Tls(s) => s.socket().as_fd(),
+            Self::KernelTls(s) => s.socket().as_fd(),
             Self::OpenSsl(s) => s.socket().as_fd(),
             Self::Unix(s) => s.as_fd(),
             Self::Uring(s) => s.stream().as_fd(),
@@ -163,6 +183,7 @@ impl Read for Stream {
         match self {
             Self::Tcp(s) => s.read(buf),
             Self::Tls(s) => s.read(buf),
+            Self::KernelTls(s) => s.read(buf),
             Self::OpenSsl(s) => s.read(buf),
             Self::Unix(s) => s.read(buf),
             Self::Uring(s) => s.read(buf),
@@ -176,6 +197,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(s) => s.write(buf),
             Self::Tls(s) => s.write(buf),
+            Self::KernelTls(s) => s.write(buf),
             Self::OpenSsl(s) => s.write(buf),
             Self::Unix(s) => s.write(buf),
             Self::Uring(s) => s.write(buf),
@@ -187,6 +209,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(s) => s.write_vectored(bufs),
             Self::Tls(s) => s.write_vectored(bufs),
+            Self::KernelTls(s) => s.write_vectored(bufs),
             Self::OpenSsl(s) => s.write_vectored(bufs),
             Self::Unix(s) => s.write_vectored(bufs),
             Self::Uring(s) => s.write_vectored(bufs),

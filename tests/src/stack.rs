@@ -50,7 +50,7 @@ impl Server {
     /// If it is not a TCP server.
     pub fn port(&self) -> u16 {
         match &self.address {
-            Address::Tcp(addr) | Address::Tls(addr) => addr.port(),
+            Address::Tcp(addr) | Address::Tls(addr) | Address::KernelTls(addr) => addr.port(),
             Address::Unix(path) => panic!("{} has no port", path.display()),
         }
     }
@@ -98,7 +98,7 @@ impl Server {
         let mut command = rust("app");
         match &address {
             // The application itself speaks no TLS: what is in front of it does.
-            Address::Tcp(addr) | Address::Tls(addr) => {
+            Address::Tcp(addr) | Address::Tls(addr) | Address::KernelTls(addr) => {
                 command.arg("--host").arg(addr.ip().to_string());
                 command.arg("--port").arg(addr.port().to_string());
             }
@@ -119,7 +119,7 @@ impl Server {
     pub fn app_with(address: Address, flags: &[&str]) -> Self {
         let mut command = rust("app");
         match &address {
-            Address::Tcp(addr) | Address::Tls(addr) => {
+            Address::Tcp(addr) | Address::Tls(addr) | Address::KernelTls(addr) => {
                 command.arg("--port").arg(addr.port().to_string());
             }
             Address::Unix(path) => {

@@ -26,6 +26,7 @@ static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
     roots.add(made.cert.der().clone()).expect("our own certificate is one");
     let mut client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    client.enable_secret_extraction = true;
     Identity {
         certificate: made.cert.pem(),
         key: made.signing_key.serialize_pem(),
@@ -94,9 +95,7 @@ impl std::fmt::Debug for TlsStream {
 impl TlsStream {
     /// Connects, with the handshake done.
     pub fn client(socket: TcpStream) -> io::Result<Self> {
-        let name = ServerName::try_from("localhost").expect("a valid name");
-        let config = Arc::clone(&IDENTITY.client);
-        let mut connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let mut connection = client_connection()?;
         while connection.is_handshaking() {
             connection.complete_io(&mut &socket)?;
         }
@@ -145,6 +144,12 @@ impl Write for TlsStream {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The client's end, before the handshake.
+pub fn client_connection() -> io::Result<ClientConnection> {
+    let name = ServerName::try_from("localhost").expect("a valid name");
+    ClientConnection::new(Arc::clone(&IDENTITY.client), name).map_err(io::Error::other)
 }
 
 /// Sends what waits to be.

@@ -13,23 +13,24 @@ impl Server {
     /// Our threaded server, which ends TLS itself by the machine's OpenSSL.
     #[track_caller]
     pub fn app_tls_on(port: u16) -> Self {
-        Self::app_tls_by("server", port, false)
+        Self::app_tls_by("server", port, &[])
     }
 
     /// The same by rustls.
     #[track_caller]
     pub fn app_rustls_on(port: u16) -> Self {
-        Self::app_tls_by("rustls_server", port, false)
+        Self::app_tls_by("rustls_server", port, &[])
     }
 
-    /// The same; `program` says by which library, and `kernel` that the kernel does it with its keys.
+    /// The same; `program` says by which library, and the flag `--kernel` that the kernel does it with
+    /// its keys.
     #[track_caller]
-    pub fn app_tls_by(program: &str, port: u16, kernel: bool) -> Self {
+    pub fn app_tls_by(program: &str, port: u16, flags: &[&str]) -> Self {
         let dir = TempDir::new();
         let files = Files::write(dir.path());
         let mut command = Command::new(paths::own_bin(program));
         command.args(["app", "--port"]).arg(port.to_string());
-        command.args(kernel.then_some("--kernel"));
+        command.args(flags);
         command.arg("--certificate").arg(&files.certificate).arg("--key").arg(&files.key);
         Self::start(&mut command, Address::loopback(port).over_tls(), dir)
     }

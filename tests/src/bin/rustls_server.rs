@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use llmtrace_tests::ktls::Reads;
 use llmtrace_tests::net::Stream;
 use llmtrace_tests::process::raise_descriptor_limit;
 use llmtrace_tests::servers::app::{self, Model};
@@ -34,6 +35,9 @@ enum Mode {
         /// Gives the kernel the keys, which then does the TLS
         #[arg(long)]
         kernel: bool,
+        /// Reads the bodies of requests by splice
+        #[arg(long, requires = "kernel")]
+        splice: bool,
     },
     /// Ends TLS by tokio-rustls in front of another server.
     Relay(relay::Options),
@@ -43,11 +47,13 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     raise_descriptor_limit();
     match cli.mode {
-        Mode::App { port, certificate, key, kernel } => {
+        Mode::App { port, certificate, key, kernel, splice } => {
             let context = rust_tls::Context::new(&certificate, &key)?;
             let by: tls::Accept = Box::new(move |socket| {
                 if kernel {
-                    context.accept_for_kernel(socket).map(Stream::Tcp)
+                    let splices = Reads::Splice { next: false };
+                    let reads = if splice { splices } else { Reads::Recvmsg };
+                    context.accept_for_kernel(socket, reads).map(Stream::KernelTls)
                 } else {
                     context.accept(socket).map(Stream::Tls)
                 }

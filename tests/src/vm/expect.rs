@@ -84,11 +84,12 @@ pub fn lost(chosen: &str, reason: &str) -> u64 {
     // By the program that gave the kernel its keys, and by OpenSSL.
     const KTLS_SENDFILES: u64 = 2;
     const OPENSSL_SENDFILES: u64 = 2;
+    const KTLS_SPLICES: u64 = 3;
     const IO_URING_READS: u64 = 12;
     match (chosen, reason) {
         ("sockets", "opaque") => SENDFILES + OPENSSL_SENDFILES + IO_URING_READS,
         ("syscalls", "opaque") => SENDFILES + OPENSSL_SENDFILES,
-        (_, "opaque") => SENDFILES + OPENSSL_SENDFILES + KTLS_SENDFILES,
+        (_, "opaque") => SENDFILES + OPENSSL_SENDFILES + KTLS_SENDFILES + KTLS_SPLICES,
         _ => 0,
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::expect::{self, Sight};
 use crate::client::{Connection, Record, Request, load};
+use crate::ktls;
 use crate::mix;
 use crate::net::Address;
 use crate::plan::{Ask, Plan};
 use crate::servers::app::Model;
-use crate::servers::rust_tls;
 use crate::stack::{Io, Server};
 
 /// Every server of the scenarios, at addresses that are the same in every machine.
@@ -30,6 +30,7 @@ pub struct Servers {
     waitall_msg: Server,
     rustls: Server,
     ktls: Server,
+    ktls_splice: Server,
     ktls_openssl: Server,
 }
 
@@ -50,14 +51,15 @@ impl Servers {
             waitall: by_calls("waitall", 8011),
             waitall_msg: by_calls("waitall-msg", 8012),
             rustls: Server::app_rustls_on(8009),
-            ktls: Server::app_tls_by("rustls_server", 8007, true),
-            ktls_openssl: Server::app_tls_by("server", 8008, true),
+            ktls: Server::app_tls_by("rustls_server", 8007, &["--kernel"]),
+            ktls_splice: Server::app_tls_by("rustls_server", 8013, &["--kernel", "--splice"]),
+            ktls_openssl: Server::app_tls_by("server", 8008, &["--kernel"]),
         }
     }
 
-    pub fn pids(&self) -> [u32; 12] {
+    pub fn pids(&self) -> [u32; 13] {
         let Self { tcp4, tcp6, unix, split, fork, uring, tls, rustls, .. } = self;
-        let Self { waitall, waitall_msg, ktls, ktls_openssl, .. } = self;
+        let Self { waitall, waitall_msg, ktls, ktls_splice, ktls_openssl, .. } = self;
         [
             tcp4,
             tcp6,
@@ -70,6 +72,7 @@ impl Servers {
             waitall,
             waitall_msg,
             ktls,
+            ktls_splice,
             ktls_openssl,
         ]
         .map(Server::id)
@@ -208,6 +211,26 @@ pub const SCENARIOS: &[Scenario] = &[
         run: |name, servers, _| with_ktls(|| aborts(name, &servers.ktls, true)),
         sight: |chosen, _| expect::ktls(chosen),
     },
+    // By the kernel at both ends, and an alert before the first request.
+    Scenario {
+        name: "tls-kernel-alerts",
+        run: |name, servers, _| {
+            let address = servers.ktls.address.over_kernel_tls();
+            with_ktls(|| load(&address, mixed(name, 12), 3))
+        },
+        sight: |chosen, _| expect::ktls(chosen),
+    },
+    // Bodies of requests that go into a pipe: one at a time, as each is a hole.
+    Scenario {
+        name: "tls-kernel-splice",
+        run: |name, servers, _| {
+            with_ktls(|| load(&servers.ktls_splice.address, asks(name, 3, &Ask::default()), 1))
+        },
+        sight: |chosen, _| match expect::ktls(chosen) {
+            Sight::Whole => Sight::Holed,
+            sight => sight,
+        },
+    },
     Scenario {
         name: "tls-kernel-sendfile",
         run: |name, servers, _| with_ktls(|| sendfile(name, &servers.ktls)),
@@ -254,7 +277,7 @@ fn with_ktls(send: impl FnOnce() -> Vec<Record>) -> Vec<Record> {
     if !modules.join("tls.ko").exists() {
         return Vec::new();
     }
-    if !rust_tls::kernel_has_tls() {
+    if !ktls::kernel_has_tls() {
         let modules = MODULES.map(|name| modules.join(name).with_extension("ko"));
         for module in modules.iter().filter(|module| module.exists()) {
             let status = Command::new("insmod").arg(module).status();
