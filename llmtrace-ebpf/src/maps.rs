@@ -156,7 +156,8 @@ globals! {
     CGROUP_COUNT: u32,
     /// Report every exec and listen, not only those of targets.
     WATCH_PROCESSES: u32,
-    /// Bytes in the ring from which the agent is woken instead of being left to its tick.
+    /// Bytes in the ring, a power of two, at whose multiples the agent is woken instead of being left
+    /// to its tick.
     WAKE_MARK: u64,
     /// Most bytes of one call that are copied.
     MAX_COPY: u32,

@@ -5,7 +5,7 @@ pub mod copy;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use llmtrace_common::{
     config::loss,
-    record::{Header, Open, flag},
+    record::{Header, Open, flag, kind},
 };
 
 use crate::maps::{LOSSES, RING, WAKE_MARK};
@@ -13,8 +13,9 @@ use crate::maps::{LOSSES, RING, WAKE_MARK};
 const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 const AVAIL_DATA: u64 = 0;
-/// Width of the fill-level band in which a submit wakes the agent. Above it, it has been woken
-/// already; waking once per record would cost more than everything else together.
+/// Width of the fill-level band above each multiple of `WAKE_MARK` in which a submit wakes the agent.
+/// Between them it has been woken already; waking once per record would cost more than everything
+/// else together.
 const WAKE_BAND: u64 = 32 * 1024;
 
 /// Copies word by word: the compiler would call a `memmove` of its own, byte by byte, which costs
@@ -55,23 +56,34 @@ fn wakeup(header: &Header) -> u64 {
     }
     let mark = WAKE_MARK.load();
     let filled = RING.query(AVAIL_DATA);
-    if filled.wrapping_sub(mark) < WAKE_BAND { FORCE_WAKEUP } else { NO_WAKEUP }
+    let woken = filled < mark || filled & (mark - 1) >= WAKE_BAND;
+    if woken { NO_WAKEUP } else { FORCE_WAKEUP }
 }
 
 /// A record without payload.
 #[inline(always)]
 pub fn bare(header: &Header) {
-    if RING.output::<Header>(header, NO_WAKEUP).is_err() {
+    put(header, NO_WAKEUP);
+}
+
+#[inline(always)]
+fn put(header: &Header, wakeup: u64) {
+    if RING.output::<Header>(header, wakeup).is_err() {
         lost(loss::RING_FULL, 0);
     }
 }
 
-/// A record about a process, stamped now.
+/// A record about a process, stamped now. One that may become a target, or a server, is not left to
+/// the tick: the agent has to be there before its first request.
 #[inline(always)]
 pub fn process(header: &Header) {
+    let wakeup = match header.kind {
+        kind::EXEC | kind::LISTEN => FORCE_WAKEUP,
+        _ => NO_WAKEUP,
+    };
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    bare(&Header { enter_ns: now, exit_ns: now, ..*header });
+    put(&Header { enter_ns: now, exit_ns: now, ..*header }, wakeup);
 }
 
 /// A record that announces a connection. False if it did not fit.

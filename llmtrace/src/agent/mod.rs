@@ -37,8 +37,14 @@ pub use log::{open_lines, open_log, wall_offset};
 pub use out::Out;
 use own::Before;
 
-/// The ring is looked at this often; records carry kernel times, so lateness costs nothing.
-const TICK: Duration = Duration::from_millis(4);
+/// The ring is looked at this often; records carry kernel times, so lateness costs nothing, and each
+/// look takes a processor and its caches from those who serve. A ring that fills faster wakes us.
+const TICK: Duration = Duration::from_millis(25);
+/// The same while processes start or map what may be a TLS library, whose functions are to be probed
+/// before they are called.
+const QUICK_TICK: Duration = Duration::from_millis(4);
+/// So long after the last of that.
+const QUICK_NS: u64 = 1_000_000_000;
 /// How often time passes for the pipeline, and counters reach the metrics.
 const BEAT_NS: u64 = 200_000_000;
 /// How often those who watch are told of what is under way.
@@ -106,6 +112,7 @@ pub struct Agent {
     next_info: u64,
     unix_seen: bool,
     ktls_seen: bool,
+    quick_until: u64,
     undecodable: u64,
     next_beat: u64,
     next_scan: u64,
@@ -152,6 +159,7 @@ impl Agent {
             next_info: 0,
             unix_seen: false,
             ktls_seen: false,
+            quick_until: 0,
             undecodable: 0,
             next_beat: 0,
             next_scan: 0,
@@ -223,12 +231,14 @@ impl Agent {
 
     /// Waits for records at most a tick, and handles what there is.
     pub fn step(&mut self) -> Result<(), ProbeError> {
-        self.ring.wait(TICK);
+        let quick = monotonic_ns() < self.quick_until;
+        self.ring.wait(if quick { QUICK_TICK } else { TICK });
         // Before the drain: time must not overtake records that still wait in the ring.
         let now = monotonic_ns();
         self.drain();
-        self.follow()?;
-        self.capture.follow_tls(&self.wanted);
+        if self.follow()? | self.capture.follow_tls(&self.wanted) {
+            self.quick_until = now + QUICK_NS;
+        }
         if now >= self.next_beat {
             self.next_beat = now + BEAT_NS;
             self.follow_cgroups()?;
@@ -277,8 +287,9 @@ impl Agent {
         });
     }
 
-    /// Processes that came and went.
-    fn follow(&mut self) -> Result<(), ProbeError> {
+    /// Processes that came and went. Returns whether targets came.
+    fn follow(&mut self) -> Result<bool, ProbeError> {
+        let mut new = false;
         if self.unix_seen {
             self.unix_seen = false;
             self.capture.watch_unix()?;
@@ -303,9 +314,10 @@ impl Agent {
             if how != 0 && pid != std::process::id() {
                 self.capture.add_target(pid, how)?;
                 self.capture.find_tls(pid);
+                new = true;
             }
         }
-        Ok(())
+        Ok(new)
     }
 
     /// A container that starts again is another cgroup at the same path.

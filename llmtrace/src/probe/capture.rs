@@ -127,7 +127,7 @@ impl Capture {
         let listeners = u32::from(config.listeners);
         let watch = u32::from(config.watch_processes);
         let cgroup_count = cgroups.len().min(MAX_CGROUPS) as u32;
-        let wake_mark = u64::from(config.ring_bytes / 4);
+        let wake_mark = u64::from(config.ring_bytes / 8);
         let max_copy = config.max_copy.clamp(2 * PIECE as u32, MAX_COPY);
         let pid_limit = filter::pid_limit();
         let log_level = if config.log { aya_log::Level::Debug as u8 } else { 0 };
@@ -312,8 +312,9 @@ impl Capture {
         self.tls.settle(&mut self.ebpf);
     }
 
-    /// Follows what targets map. `other` are targets by something else than their id.
-    pub fn follow_tls(&mut self, other: &super::target::Wanted) {
+    /// Follows what targets map; returns whether that was anything new. `other` are targets by
+    /// something else than their id.
+    pub fn follow_tls(&mut self, other: &super::target::Wanted) -> bool {
         let targets = &self.targets;
         let how = |pid: u32| targets.get(&pid, 0).ok();
         self.tls.poll(
@@ -327,7 +328,7 @@ impl Capture {
                 pids.extend(other.covered());
                 pids
             },
-        );
+        )
     }
 
     pub fn tls(&mut self) -> &mut Tls {

@@ -34,6 +34,7 @@ mod reason {
     pub const CONNECTION_TYPE_NOT_SET: u32 = 134;
     pub const HANDSHAKE_FAILURE: u32 = 215;
     pub const UNINITIALIZED: u32 = 226;
+    pub const APPLICATION_DATA_ON_SHUTDOWN: u32 = 291;
 }
 
 /// `lea rcx, [rip + n]`: the file's name is the fourth argument.
@@ -140,6 +141,11 @@ fn choose(
     let mut chosen = vec![(before.unwrap_or(peek.start), Hook::Read), (write.start, Hook::Write)];
     let handshake = one(&|f| f.raises(&[CONNECTION_TYPE_NOT_SET]) && write.calls(f.start));
     chosen.extend(handshake.map(|f| (f.start, Hook::Handshake)));
+    // Of old versions nothing tells: then the end of the socket is that of the connection.
+    let shutdown = one(&|f| {
+        f.raises(&[UNINITIALIZED, APPLICATION_DATA_ON_SHUTDOWN]) && f.calls(read_impl.start)
+    });
+    chosen.extend(shutdown.map(|f| (f.start, Hook::Shutdown)));
     Some(chosen)
 }
 
@@ -250,7 +256,7 @@ mod tests {
             };
             choose(&functions, &starts, before)
         };
-        let rest = [(0x500, Hook::Write), (0x100, Hook::Handshake)];
+        let rest = [(0x500, Hook::Write), (0x100, Hook::Handshake), (0x600, Hook::Shutdown)];
         assert_eq!(all(false).unwrap(), [&[(0x300, Hook::Read)][..], &rest].concat());
         assert_eq!(all(true).unwrap(), [&[(0x200, Hook::Read)][..], &rest].concat());
     }

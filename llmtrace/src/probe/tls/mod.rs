@@ -48,6 +48,8 @@ const START_WAIT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(30);
 /// The same where the kernel tells of no mapping.
 const SWEEP_BLIND: Duration = Duration::from_secs(1);
+/// Processes of a sweep that are read at one poll.
+const SWEEP_STEP: usize = 6;
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -170,14 +172,16 @@ impl Tls {
         }
     }
 
-    /// Takes what the kernel and the worker have to say. `is_target` is asked about processes that
-    /// have mapped something new.
+    /// Takes what the kernel and the worker have to say; returns whether targets have mapped something
+    /// new, or files are still being looked into. `is_target` is asked about processes that have
+    /// mapped something new.
     pub fn poll(
         &mut self,
         ebpf: &mut Ebpf,
         is_target: impl Fn(u32) -> bool,
         targets: impl FnOnce() -> Vec<u32>,
-    ) {
+    ) -> bool {
+        let mut new = self.worker.asked() > 0;
         let mut due = Instant::now() >= self.next_sweep;
         if let Some(watch) = &mut self.watch {
             let (files, mapped) = (&self.files, &mut self.sweep.mapped);
@@ -193,6 +197,7 @@ impl Tls {
             for pid in pids {
                 if is_target(pid) {
                     self.process(pid);
+                    new = true;
                 }
             }
             due |= lost;
@@ -200,8 +205,12 @@ impl Tls {
         while let Some(answer) = self.worker.answer(Duration::ZERO) {
             self.attach(ebpf, answer);
         }
-        if let Some(pid) = self.sweep.pids.pop() {
-            self.process(pid);
+        if !self.sweep.pids.is_empty() {
+            // A few at a time: the ring waits meanwhile.
+            let left = self.sweep.pids.len().saturating_sub(SWEEP_STEP);
+            for pid in self.sweep.pids.split_off(left) {
+                self.process(pid);
+            }
             if self.sweep.pids.is_empty() {
                 self.let_go(ebpf);
             }
@@ -213,6 +222,7 @@ impl Tls {
             let wait = if self.watch.is_some() { SWEEP } else { SWEEP_BLIND };
             self.next_sweep = Instant::now() + wait;
         }
+        new
     }
 
     /// Waits until what was asked so far is attached.
