@@ -15,6 +15,16 @@ pub fn of_current(pid: u32) -> u32 {
     if TRACE_ALL.load() != 0 || in_target_cgroup() { target::ALL } else { 0 }
 }
 
+/// Whether the current process may be a target: what hooks ask that run for everybody, and that costs
+/// the same however many cgroups are targets.
+#[inline(always)]
+pub fn may_be(pid: u32) -> bool {
+    match filter(pid) {
+        0 => TRACE_ALL.load() != 0 || CGROUP_COUNT.load() != 0,
+        how => how & target::NEVER == 0,
+    }
+}
+
 /// What the filter says of a process: `TARGETS` without its hash.
 #[inline(always)]
 fn filter(pid: u32) -> u32 {

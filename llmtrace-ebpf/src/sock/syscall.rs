@@ -328,6 +328,9 @@ fn reads_under_way(ctx: &RawTracePointContext) {
 fn exit(ctx: &RawTracePointContext) {
     let id = bpf_get_current_pid_tgid();
     let (pid, tid) = ((id >> 32) as u32, id as u32);
+    if !target::may_be(pid) {
+        return;
+    }
     let stash = match stash::current(tid) {
         Some(stash) => stash,
         None => match read_under_way(ctx.arg(0), pid, tid) {

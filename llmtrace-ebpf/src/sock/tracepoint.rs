@@ -7,6 +7,7 @@
 //! and copied at its end, where the registers of the system call tell where its bytes are.
 
 use aya_ebpf::{
+    EbpfContext as _,
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs},
@@ -33,21 +34,34 @@ use crate::{
 
 const RCV_SHUTDOWN: u8 = 1;
 
+type Context = *mut core::ffi::c_void;
+
+/// Does what is to be done for a target. Everybody's calls come to the tracepoint, so what they run
+/// is kept small and in one place: `work` is a function of its own, elsewhere in memory.
 #[inline(always)]
-fn caller() -> Option<Caller> {
+fn for_targets(ctx: &BtfTracePointContext, work: fn(Context, u64, u32)) -> i32 {
     let id = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((id >> 32) as u32, id as u32);
-    let how = target::of_current(pid);
-    if how == 0 { None } else { Some(Caller { pid, tid, how }) }
+    let how = target::of_current((id >> 32) as u32);
+    if how != 0 {
+        work(ctx.as_ptr(), id, how);
+    }
+    0
+}
+
+#[inline(always)]
+fn caller(id: u64, how: u32) -> Caller {
+    Caller { pid: (id >> 32) as u32, tid: id as u32, how }
 }
 
 /// `(sk, msg, skb, size_goal)`: runs for each buffer that a write fills; the first one counts.
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    if let Some(who) = caller() {
-        held(|| begins(&ctx, who));
-    }
-    0
+    for_targets(&ctx, sending)
+}
+
+#[inline(never)]
+fn sending(ctx: Context, id: u64, how: u32) {
+    held(|| begins(&BtfTracePointContext::new(ctx), caller(id, how)));
 }
 
 #[inline(always)]
@@ -66,24 +80,25 @@ fn begins(ctx: &BtfTracePointContext, who: Caller) -> Option<()> {
 /// `(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    let id = bpf_get_current_pid_tgid();
-    let (pid, tid) = ((id >> 32) as u32, id as u32);
+    for_targets(&ctx, sent)
+}
+
+#[inline(never)]
+fn sent(ctx: Context, id: u64, how: u32) {
+    let ctx = BtfTracePointContext::new(ctx);
+    let who = caller(id, how);
     let sock: u64 = ctx.arg(0);
     let ret: i32 = ctx.arg(1);
-    if let Some(stash) = stash::current(tid) {
+    if let Some(stash) = stash::current(who.tid) {
         if stash.sock == sock {
-            held(|| call::write_ends(stash, ret.into(), (pid, tid)));
-            return 0;
+            held(|| call::write_ends(stash, ret.into(), (who.pid, who.tid)));
+            return;
         }
         // A write whose end did not come here: of the kernel's own making.
         stash.call = 0;
         emit::lost(loss::MISSED, 0);
     }
-    let how = target::of_current(pid);
-    if how != 0 {
-        held(|| sent_at_once(sock, ret.into(), Caller { pid, tid, how }));
-    }
-    0
+    held(|| sent_at_once(sock, ret.into(), who));
 }
 
 /// A unix socket, or a TCP write that was refused at once. One that moved bytes was seen at its
@@ -142,10 +157,12 @@ fn handover(tid: u32, receiver: u64) -> Option<u64> {
 /// `(sk, ret, flags)`
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    if let Some(who) = caller() {
-        held(|| received(&ctx, who));
-    }
-    0
+    for_targets(&ctx, receiving)
+}
+
+#[inline(never)]
+fn receiving(ctx: Context, id: u64, how: u32) {
+    held(|| received(&BtfTracePointContext::new(ctx), caller(id, how)));
 }
 
 #[inline(always)]
