@@ -1,5 +1,6 @@
 //! Sockets: thin entry points for each kind of hook, and the body that they share.
 
+pub mod announce;
 pub mod args;
 pub mod arrival;
 pub mod call;

@@ -22,7 +22,7 @@ use crate::{
     emit,
     kernel::field,
     maps::{PORTS, SOCK_FAMILY, SOCK_NUM},
-    sock::common,
+    sock::{announce, common},
     target::of_current,
 };
 use maps::{Carried, Moved, TLS_CONNS, TLS_MOVED, TLS_SOCKETS, TLS_THREADS, Thread};
@@ -296,9 +296,9 @@ fn open(conn: &mut TlsConn, now: u64, by: &By) -> bool {
     emit::open(&header, |out: &mut Open| {
         if sock == 0 {
             out.family = family::UNKNOWN;
-            common::describe_process(out);
+            announce::describe_process(out);
         } else {
-            common::describe(sock, field(sock, &SOCK_FAMILY).unwrap_or(0), port, out);
+            announce::describe(sock, field(sock, &SOCK_FAMILY).unwrap_or(0), port, out);
         }
     })
 }
