@@ -43,12 +43,13 @@ pub fn receiver(statuses: &'static [u16]) -> (String, Receiver<Post>) {
             let Some(length) = post.header("content-length") else { continue };
             post.body = vec![0; length.parse().unwrap()];
             stream.read_exact(&mut post.body).unwrap();
-            let status = statuses.next().copied().unwrap_or(200);
-            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                .unwrap();
+            // Before the answer: who has got that may look at once.
             if told.send(post).is_err() {
                 return;
             }
+            let status = statuses.next().copied().unwrap_or(200);
+            write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .unwrap();
         }
     });
     (url, got)
