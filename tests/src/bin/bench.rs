@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Parser, ValueEnum};
 use llmtrace_tests::agent::require_bpf;
 use llmtrace_tests::bench::report::{self, Table};
@@ -62,6 +63,10 @@ fn main() -> anyhow::Result<()> {
     if cli.bare {
         println!("{}", flood::bare(effort).markdown());
         return Ok(());
+    }
+    if cli.against.is_some() && cli.only.iter().any(|only| !matches!(only, Section::A | Section::U))
+    {
+        bail!("--against measures sections a and u only: leave the others out of --only");
     }
     require_bpf();
     let machine = report::machine();
